@@ -1,0 +1,71 @@
+"""What the mapping hands to the writer: a file as metadata plus tensors that are read row slice by row slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+RawType = Literal["F32", "F16", "BF16"]
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """One tensor of the GGUF file, not yet read.
+
+    Args:
+        name: GGUF name, such as "blk.0.attn_q.weight".
+        shape: numpy order, slowest dimension first, row length last; () is not allowed, a scalar is (1,).
+        raw_type: type of the rows that `read` returns.
+        read: read(start, stop) returns rows start..stop of the tensor seen as [n_rows, row_length], C-contiguous:
+            float32, float16, or uint16 bit patterns for BF16. Thread-safe, and touches only those rows.
+        sources: names of the checkpoint tensors it is made of.
+        forced_type: type the file must hold whatever was asked for (upstream's tensor_force_quant), else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    raw_type: RawType
+    read: Callable[[int, int], np.ndarray]
+    sources: tuple[str, ...] = ()
+    forced_type: str | None = None
+
+    @property
+    def row_length(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def n_rows(self) -> int:
+        n = 1
+        for size in self.shape[:-1]:
+            n *= size
+        return n
+
+    @property
+    def n_elements(self) -> int:
+        return self.n_rows * self.row_length
+
+
+@dataclass(frozen=True)
+class Field:
+    """One metadata entry. `gguf_type` is a name of gguf.GGUFValueType ("UINT32", "ARRAY", …); `item_type` that of array items."""
+
+    key: str
+    value: Any
+    gguf_type: str
+    item_type: str | None = None
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A whole GGUF file before it is written.
+
+    `fields` lack general.file_type and general.quantization_version: the writer adds them, since they follow from the type.
+    """
+
+    kind: Literal["model", "projector"]
+    name: str
+    fields: tuple[Field, ...]
+    tensors: tuple[MappedTensor, ...]

@@ -1,0 +1,100 @@
+"""Every exception of the library, under one base.
+
+A message says what was found, what was expected and what to do next. The fields carry the same facts for programs.
+"""
+
+from __future__ import annotations
+
+
+class Gemma4Error(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class CheckpointError(Gemma4Error):
+    """A source directory or one of its files cannot be converted."""
+
+
+class ConfigError(CheckpointError):
+    """config.json lacks a key, or describes something that is not Gemma 4."""
+
+
+class TensorError(CheckpointError):
+    """A weight is missing, unknown, of the wrong shape, or not a number."""
+
+
+class HubError(Gemma4Error):
+    """A hub id cannot be resolved or downloaded."""
+
+
+class QuantTypeError(Gemma4Error):
+    """An output type is unknown or cannot hold this tensor."""
+
+
+class OutputError(Gemma4Error):
+    """The result cannot be written: it exists, the disk is full, the place is read-only."""
+
+
+class GGUFError(Gemma4Error):
+    """A GGUF file is damaged, truncated, of another family, or would make llama.cpp abort."""
+
+
+class PairingError(GGUFError):
+    """A model and a projector do not belong together."""
+
+
+class EngineError(Gemma4Error):
+    """llama.cpp is too old, failed to load a file, or failed to decode."""
+
+
+class DeviceError(EngineError):
+    """The requested device is absent or not supported by this build of llama.cpp."""
+
+
+class MediaError(Gemma4Error):
+    """A picture, a sound or a video cannot be used."""
+
+
+class MessageError(Gemma4Error):
+    """A message has an unknown role, a malformed part, or media that this model cannot take."""
+
+
+class ContextFullError(Gemma4Error):
+    """The prompt needs more tokens than the context holds.
+
+    Attributes:
+        n_tokens: tokens the prompt needs.
+        n_ctx: tokens the context holds.
+    """
+
+    def __init__(self, message: str, *, n_tokens: int, n_ctx: int) -> None:
+        super().__init__(message)
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
+
+
+class TemplateError(Gemma4Error):
+    """A chat template does not parse or refuses the conversation."""
+
+
+class SchemaError(Gemma4Error):
+    """A schema cannot be expressed as a grammar.
+
+    Attributes:
+        pointer: JSON pointer to the keyword that cannot be expressed.
+    """
+
+    def __init__(self, message: str, *, pointer: str = "") -> None:
+        super().__init__(f"{message} (at {pointer or '/'})")
+        self.pointer = pointer
+
+
+class IncompleteReplyError(Gemma4Error):
+    """A reply that had to be typed data was cut off.
+
+    Attributes:
+        text: what the model wrote before it was cut.
+    """
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text

@@ -1,0 +1,123 @@
+"""Values that go into and come out of a model. Pure data: no identity, no engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image as PILImage
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture.
+
+    Args:
+        source: a path, encoded bytes (PNG, JPEG, WebP, …) or a PIL image.
+        image_tokens: soft-token budget of this picture (70, 140, 280, 560 or 1120); None takes the call's.
+    """
+
+    source: str | Path | bytes | PILImage.Image
+    image_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A sound.
+
+    Args:
+        source: a path, encoded bytes of any common container, or float32 mono samples in [-1, 1].
+        sample_rate_hz: rate of an array; ignored for files, which carry theirs.
+    """
+
+    source: str | Path | bytes | np.ndarray
+    sample_rate_hz: int = 16_000
+
+
+@dataclass(frozen=True)
+class Video:
+    """A clip.
+
+    Args:
+        source: a path or encoded bytes.
+        fps: frames taken per second; None spreads `frames` evenly.
+        frames: frames at most.
+        sound: hand the sound track over too, if the model has ears.
+    """
+
+    source: str | Path | bytes
+    fps: float | None = None
+    frames: int = 32
+    sound: bool = True
+
+
+Part = str | Path | Image | Audio | Video
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call the model asks for: which tool, with which arguments."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one reply.
+
+    Args:
+        prompt_tokens: tokens of the prompt, soft tokens of media included.
+        reused_tokens: prompt tokens whose state was already there.
+        completion_tokens: tokens drawn, thought included.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole reply.
+
+    Args:
+        text: what the user reads.
+        thinking: the thought before it, None without one.
+        tool_calls: calls in the order written.
+        finish_reason: "stop", "length", "tool_calls" or "cancelled".
+        parsed: the typed value, when a schema was given.
+        warnings: what had to be mended or could not be read, in sentences.
+    """
+
+    text: str = ""
+    thinking: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    parsed: Any = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One step of a streamed reply.
+
+    `kind` says which field counts: "thinking" and "text" carry `text`, "tool_call" carries `tool_call`,
+    "end" carries the finished `reply`.
+    """
+
+    kind: Literal["thinking", "text", "tool_call", "end"]
+    text: str = ""
+    tool_call: ToolCall | None = None
+    reply: Reply | None = None

@@ -1,0 +1,64 @@
+"""Frozen option types. Every default of the library is written here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+IMAGE_TOKEN_BUDGETS = (70, 140, 280, 560, 1120)
+DEFAULT_IMAGE_TOKENS = 280
+
+KVType = Literal["f32", "f16", "q8_0"]
+Device = Literal["auto", "cpu", "cuda", "metal", "rocm", "vulkan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is drawn. Defaults are Gemma 4's own recommendation.
+
+    Args:
+        temperature: 0 takes the most likely token; otherwise > 0.
+        top_k: candidates kept by rank; 0 keeps all.
+        top_p: probability mass kept, in (0, 1].
+        min_p: candidates below this share of the best one are dropped, in [0, 1].
+        repeat_penalty: > 0; 1 leaves the logits alone.
+        seed: draws reproduce for the same seed; None takes a fresh one.
+        max_tokens: tokens of the reply at most, thought included; None runs to the end of the context.
+        stop: texts that end the reply and are not part of it.
+        logit_bias: token id to a number added to its logit.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 64
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How a model is opened.
+
+    Args:
+        device: where the layers run; "auto" takes the best one this build of llama.cpp has.
+        n_gpu_layers: layers on that device; None places all of them (none on the CPU).
+        n_ctx: tokens one conversation can hold.
+        n_seq: conversations that can be held at once.
+        n_threads: CPU threads; None takes the physical cores this process may use.
+        kv_type: type of the key/value cache.
+        flash_attention: None lets llama.cpp decide per device.
+        swa_full: keep the whole history in the sliding-window layers (much more memory).
+    """
+
+    device: Device = "auto"
+    n_gpu_layers: int | None = None
+    n_ctx: int = 8192
+    n_seq: int = 1
+    n_threads: int | None = None
+    kv_type: KVType = "f16"
+    flash_attention: bool | None = None
+    swa_full: bool = False
