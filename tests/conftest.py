@@ -1,0 +1,51 @@
+"""Fixtures shared by every test: tiny checkpoints and the GGUF files made of them, built once per run when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """checkpoint(member, **options) -> directory of that tiny checkpoint. Shared: do not write into it."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def build(member: str, **options: Any) -> Path:
+        key = (member, repr(sorted(options.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(member) / f"tiny-{member}"
+            made[key] = tiny.write_checkpoint(member, folder, **options)
+        return made[key]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def converted(
+    checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Path]]:
+    """converted(member, quant="F32", projector_type="F32", **options) -> {"model": path, "projector": path if there is one}.
+
+    The options are those of tiny.write_checkpoint. Shared: do not write into the directory.
+    """
+    made: dict[tuple[Any, ...], dict[str, Path]] = {}
+
+    def convert(
+        member: str, quant: str = "F32", projector_type: str = "F32", **options: Any
+    ) -> dict[str, Path]:
+        from gemma4_gguf.convert import convert_checkpoint
+
+        key = (member, quant, projector_type, repr(sorted(options.items())))
+        if key not in made:
+            out = tmp_path_factory.mktemp(f"gguf-{member}-{quant}")
+            convert_checkpoint(checkpoint(member, **options), out, quant=quant, projector_type=projector_type)
+            files = sorted(out.glob("*.gguf"))
+            made[key] = {("projector" if f.name.startswith("mmproj") else "model"): f for f in files}
+        return made[key]
+
+    return convert
