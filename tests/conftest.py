@@ -1,4 +1,4 @@
-"""Fixtures shared by every test: tiny checkpoints and the GGUF files made of them, built once per run when first asked for."""
+"""Fixtures shared by every test: tiny checkpoints and their GGUF files, built when first asked for."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def converted(
     checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Path]]:
-    """converted(member, quant="F32", projector_type="F32", **options) -> {"model": path, "projector": path if there is one}.
+    """converted(member, quant="F32", projector_type="F32", **options) -> {"model": path, "projector": path}.
 
-    The options are those of tiny.write_checkpoint. Shared: do not write into the directory.
+    Members without a projector lack that key. The options are those of tiny.write_checkpoint. Shared: do not
+    write into the directory.
     """
     made: dict[tuple[Any, ...], dict[str, Path]] = {}
 

@@ -1,11 +1,13 @@
 """Tiny Gemma 4 checkpoints in Hugging Face layout, built from a seed with numpy alone.
 
-One call writes the directory a user would have downloaded: config, weights, tokenizer, processor. Every member of the
-family is there, a few megabytes each, and between them every mechanism of the family. The numbers come from integer
-arithmetic only, so the same seed gives the same bytes on every machine and recorded references stay valid.
+One call writes the directory a user would have downloaded: config, weights, tokenizer, processor. Every
+member of the family is there, a few megabytes each, and between them every mechanism of the family. The
+numbers come from integer arithmetic, so the same seed gives the same bytes on every machine and recorded
+references stay valid.
 
-The random weights are well conditioned (query and key norms near 0.35, linear layers N(0, 1/fan_in)): attention is not
-scaled by 1/sqrt(d) in Gemma 4, and with norms near 1 a random model amplifies rounding until nothing can be compared.
+The random weights are well conditioned (query and key norms near 0.35, linear layers N(0, 1/fan_in)):
+attention is not scaled by 1/sqrt(d) in Gemma 4, and with norms near 1 a random model amplifies rounding
+until nothing can be compared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from tiny_config import AUDIO_FEATURES, MEMBERS, NANO, PROCESSOR, member_config, token_ids
+from tiny_shapes import tensor_shapes
 
 __all__ = ["MEMBERS", "checkpoint_digest", "member_config", "token_ids", "weights", "write_checkpoint"]
 
@@ -49,10 +52,10 @@ def write_checkpoint(
         seed: of the weights.
         dtype: "BF16", "F16" or "F32", the type of every floating-point tensor.
         shards: 1 writes model.safetensors, more write model-0000i-of-0000n.safetensors with an index.
-        spelling: where the sizes of the full-attention layers stand: "per_layer_config" (transformers 5.2x) or
-            "global" (global_head_dim and num_global_key_value_heads).
-        names: "hub" as published; "nested" with `.linear.` inside every linear layer of the text model and the
-            projections (what some fine-tuning tools save); "flat" without the `.linear.` of the towers.
+        spelling: where the sizes of the full-attention layers stand: "per_layer_config" (transformers 5.2x)
+            or "global" (global_head_dim and num_global_key_value_heads).
+        names: "hub" as published; "nested" with `.linear.` inside every linear layer of the text model and of
+            the projections (what some fine-tuning tools save); "flat" without the `.linear.` of the towers.
         lm_head: store the tied output head as well.
         chat: an instruction-tuned checkpoint (sampling defaults, end-of-turn in the eos list) or a base one.
         chat_template: text of chat_template.jinja; None writes none.
@@ -103,8 +106,8 @@ def weights(
     shared_kv_weights: bool = False,
     lm_head: bool = False,
 ) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint by hub name: float64 (int64 for index tables), before rounding to the stored type."""
-    shapes = _tensor_shapes(config, shared_kv_weights)
+    """All tensors of a checkpoint by hub name: float64 (int64 for index tables), not yet rounded."""
+    shapes = tensor_shapes(config, shared_kv_weights=shared_kv_weights)
     tensors = {name: _draw(name, shape, seed) for name, shape in shapes.items()}
     if experts == "separate":
         tensors = dict(_split_experts(tensors))
@@ -112,201 +115,6 @@ def weights(
         embed = next(name for name in tensors if name.endswith("embed_tokens.weight"))
         tensors["lm_head.weight"] = tensors[embed]
     return tensors
-
-
-# Shapes, by the names of the published checkpoints
-
-
-def _tensor_shapes(config: dict[str, Any], shared_kv_weights: bool) -> dict[str, tuple[int, ...]]:
-    text = config.get("text_config", config)
-    wrapped = "vision_config" in config
-    prefix = "model.language_model." if wrapped else "model."
-    shapes = {prefix + name: shape for name, shape in _text_shapes(text, shared_kv_weights).items()}
-    hidden = text["hidden_size"]
-    if config["model_type"] == "gemma4_unified":
-        shapes.update(_unified_shapes(config, hidden))
-    elif wrapped:
-        vision = config["vision_config"]
-        shapes.update({"model.vision_tower." + k: v for k, v in _vision_shapes(vision).items()})
-        shapes["model.embed_vision.embedding_projection.weight"] = (hidden, vision["hidden_size"])
-        if audio := config.get("audio_config"):
-            shapes.update({"model.audio_tower." + k: v for k, v in _audio_shapes(audio).items()})
-            shapes["model.embed_audio.embedding_projection.weight"] = (hidden, audio["output_proj_dims"])
-    elif "backbone_hidden_size" in config:
-        backbone = config["backbone_hidden_size"]
-        shapes["pre_projection.weight"] = (hidden, 2 * backbone)
-        shapes["post_projection.weight"] = (backbone, hidden)
-        if config["use_ordered_embeddings"]:
-            shapes["masked_embedding.centroids.weight"] = (config["num_centroids"], hidden)
-            shapes["masked_embedding.token_ordering"] = (text["vocab_size"],)
-    return shapes
-
-
-def _text_shapes(text: dict[str, Any], shared_kv_weights: bool) -> dict[str, tuple[int, ...]]:
-    hidden, n_layers, ple = (
-        text["hidden_size"],
-        text["num_hidden_layers"],
-        text.get("hidden_size_per_layer_input"),
-    )
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed_tokens.weight": (text["vocab_size"], hidden),
-        "norm.weight": (hidden,),
-    }
-    if ple:
-        shapes["embed_tokens_per_layer.weight"] = (text["vocab_size_per_layer_input"], n_layers * ple)
-        shapes["per_layer_model_projection.weight"] = (n_layers * ple, hidden)
-        shapes["per_layer_projection_norm.weight"] = (ple,)
-    for layer in range(n_layers):
-        block = _attention_shapes(text, layer, shared_kv_weights) | _feed_forward_shapes(text, layer)
-        if ple:
-            block["per_layer_input_gate.weight"] = (ple, hidden)
-            block["per_layer_projection.weight"] = (hidden, ple)
-            block["post_per_layer_input_norm.weight"] = (hidden,)
-        block["layer_scalar"] = (1,)
-        shapes.update({f"layers.{layer}.{name}": shape for name, shape in block.items()})
-    return shapes
-
-
-def _attention_shapes(
-    text: dict[str, Any], layer: int, shared_kv_weights: bool
-) -> dict[str, tuple[int, ...]]:
-    hidden, full = text["hidden_size"], text["layer_types"][layer] == "full_attention"
-    own = dict(text.get("per_layer_config", {}).get(str(layer), {}))
-    if full and text.get("global_head_dim"):
-        own["head_dim"] = text["global_head_dim"]
-    if full and text.get("num_global_key_value_heads"):
-        own["num_key_value_heads"] = text["num_global_key_value_heads"]
-    head_dim = own.get("head_dim", text["head_dim"])
-    q_size = text["num_attention_heads"] * head_dim
-    kv_size = own.get("num_key_value_heads", text["num_key_value_heads"]) * head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj.weight": (q_size, hidden),
-        "self_attn.o_proj.weight": (hidden, q_size),
-        "self_attn.q_norm.weight": (head_dim,),
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    if shared_kv_weights or layer < text["num_hidden_layers"] - text["num_kv_shared_layers"]:
-        shapes["self_attn.k_proj.weight"] = (kv_size, hidden)
-        shapes["self_attn.k_norm.weight"] = (head_dim,)
-        if not (full and text["attention_k_eq_v"]):
-            shapes["self_attn.v_proj.weight"] = (kv_size, hidden)
-    return shapes
-
-
-def _feed_forward_shapes(text: dict[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
-    hidden, inner = text["hidden_size"], text["intermediate_size"]
-    if text["use_double_wide_mlp"] and layer >= text["num_hidden_layers"] - text["num_kv_shared_layers"]:
-        inner *= 2
-    shapes: dict[str, tuple[int, ...]] = {
-        "mlp.gate_proj.weight": (inner, hidden),
-        "mlp.up_proj.weight": (inner, hidden),
-        "mlp.down_proj.weight": (hidden, inner),
-        "pre_feedforward_layernorm.weight": (hidden,),
-        "post_feedforward_layernorm.weight": (hidden,),
-    }
-    if text.get("enable_moe_block"):
-        n_experts, expert_inner = text["num_experts"], text["moe_intermediate_size"]
-        shapes |= {
-            "router.scale": (hidden,),
-            "router.per_expert_scale": (n_experts,),
-            "router.proj.weight": (n_experts, hidden),
-            "experts.gate_up_proj": (n_experts, 2 * expert_inner, hidden),
-            "experts.down_proj": (n_experts, hidden, expert_inner),
-            "post_feedforward_layernorm_1.weight": (hidden,),
-            "post_feedforward_layernorm_2.weight": (hidden,),
-            "pre_feedforward_layernorm_2.weight": (hidden,),
-        }
-    return shapes
-
-
-def _clippable(name: str, shape: tuple[int, int], clipped: bool) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {f"{name}.linear.weight": shape}
-    if clipped:
-        shapes |= {f"{name}.{end}": () for end in ("input_min", "input_max", "output_min", "output_max")}
-    return shapes
-
-
-def _vision_shapes(vision: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, inner, clipped = vision["hidden_size"], vision["intermediate_size"], vision["use_clipped_linears"]
-    q_size = vision["num_attention_heads"] * vision["head_dim"]
-    kv_size = vision["num_key_value_heads"] * vision["head_dim"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_embedder.input_proj.weight": (hidden, 3 * vision["patch_size"] ** 2),
-        "patch_embedder.position_embedding_table": (2, vision["position_embedding_size"], hidden),
-    }
-    if vision["standardize"]:
-        shapes |= {"std_bias": (hidden,), "std_scale": (hidden,)}
-    for layer in range(vision["num_hidden_layers"]):
-        at = f"encoder.layers.{layer}."
-        for name, shape in {
-            "self_attn.q_proj": (q_size, hidden),
-            "self_attn.k_proj": (kv_size, hidden),
-            "self_attn.v_proj": (kv_size, hidden),
-            "self_attn.o_proj": (hidden, q_size),
-            "mlp.gate_proj": (inner, hidden),
-            "mlp.up_proj": (inner, hidden),
-            "mlp.down_proj": (hidden, inner),
-        }.items():
-            shapes.update(_clippable(at + name, shape, clipped))
-        shapes |= {f"{at}self_attn.{norm}.weight": (vision["head_dim"],) for norm in ("q_norm", "k_norm")}
-        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-            shapes[f"{at}{norm}_layernorm.weight"] = (hidden,)
-    return shapes
-
-
-def _audio_shapes(audio: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, clipped = audio["hidden_size"], audio["use_clipped_linears"]
-    first, second = audio["subsampling_conv_channels"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "subsample_conv_projection.layer0.conv.weight": (first, 1, 3, 3),
-        "subsample_conv_projection.layer0.norm.weight": (first,),
-        "subsample_conv_projection.layer1.conv.weight": (second, first, 3, 3),
-        "subsample_conv_projection.layer1.norm.weight": (second,),
-        "subsample_conv_projection.input_proj_linear.weight": (hidden, first // 4 * second),
-        "output_proj.weight": (audio["output_proj_dims"], hidden),
-        "output_proj.bias": (audio["output_proj_dims"],),
-    }
-    for layer in range(audio["num_hidden_layers"]):
-        at = f"layers.{layer}."
-        linears = {f"self_attn.{name}": (hidden, hidden) for name in ("q_proj", "k_proj", "v_proj", "post")}
-        linears |= {"lconv1d.linear_start": (2 * hidden, hidden), "lconv1d.linear_end": (hidden, hidden)}
-        for half in ("feed_forward1", "feed_forward2"):
-            linears |= {
-                f"{half}.ffw_layer_1": (4 * hidden, hidden),
-                f"{half}.ffw_layer_2": (hidden, 4 * hidden),
-            }
-            shapes |= {f"{at}{half}.{norm}_layer_norm.weight": (hidden,) for norm in ("pre", "post")}
-        for name, shape in linears.items():
-            shapes.update(_clippable(at + name, shape, clipped))
-        shapes[at + "self_attn.per_dim_scale"] = (hidden // audio["num_attention_heads"],)
-        shapes[at + "self_attn.relative_k_proj.weight"] = (hidden, hidden)
-        shapes[at + "lconv1d.depthwise_conv1d.weight"] = (hidden, 1, audio["conv_kernel_size"])
-        for norm in (
-            "lconv1d.pre_layer_norm",
-            "lconv1d.conv_norm",
-            "norm_pre_attn",
-            "norm_post_attn",
-            "norm_out",
-        ):
-            shapes[f"{at}{norm}.weight"] = (hidden,)
-    return shapes
-
-
-def _unified_shapes(config: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
-    vision, audio = config["vision_config"], config["audio_config"]
-    width, patch = vision["mm_embed_dim"], (vision["patch_size"] * vision["pooling_kernel_size"]) ** 2 * 3
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_dense.weight": (width, patch),
-        "patch_dense.bias": (width,),
-        "pos_embedding": (vision["mm_posemb_size"], 2, width),
-    }
-    for norm, size in (("patch_ln1", patch), ("patch_ln2", width), ("pos_norm", width)):
-        shapes |= {f"{norm}.weight": (size,), f"{norm}.bias": (size,)}
-    shapes = {"model.vision_embedder." + name: shape for name, shape in shapes.items()}
-    shapes["model.embed_vision.embedding_projection.weight"] = (hidden, width)
-    shapes["model.embed_audio.embedding_projection.weight"] = (hidden, audio["audio_embed_dim"])
-    return shapes
 
 
 # Values
@@ -335,12 +143,12 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if name.endswith("token_ordering"):
         return rng.permutation(shape[0]).astype(np.int64)
     n = int(np.prod(shape, dtype=np.int64))
-    # Four 16-bit integers added up: near enough to a normal, and free of any libm that could differ in the last bit.
+    # Four 16-bit integers added up: close to a normal, and no libm that could differ in the last bit.
     total = np.frombuffer(rng.bytes(8 * n), dtype="<u2").reshape(n, 4).sum(axis=1, dtype=np.int64)
     unit = (total - 2 * 65535) / (65536.0 / np.sqrt(3.0))
     mean, deviation = next((m, d) for pattern, m, d in VALUES if re.search(pattern, name))
     if deviation is None:
-        # A convolution sees all inputs of its window; the fused experts are matrices behind their first index.
+        # A convolution sees all inputs of its window; fused experts are matrices behind their first index.
         fan_in = int(np.prod(shape[1:])) if "conv" in name and len(shape) > 2 else shape[-1]
         deviation = 1.0 / np.sqrt(float(fan_in))
     return (mean + deviation * unit).reshape(shape)

@@ -1,8 +1,9 @@
-"""Configurations of the tiny checkpoints that tests/tiny.py writes: the keys of the published ones, tiny numbers.
+"""Configurations of the checkpoints that tests/tiny.py writes: the keys of the published ones, tiny numbers.
 
-Widths that are multiples of 256 (e2b, 26b) take K-quants; the others (160, 320, 128) and inner sizes such as 96 and 224
-make a quantizer fall back. Sliding windows are 32 tokens, so a prompt of 90 tokens leaves them behind. Wherever layers
-share a cache, the last layers with their own one are a sliding layer followed by a full one: llama.cpp aborts otherwise.
+Widths that are multiples of 256 (e2b, 26b) take K-quants; the others (160, 320, 128) and inner sizes such as
+96 and 224 make a quantizer fall back. Sliding windows are 32 tokens, so a prompt of 90 tokens leaves them
+behind. Wherever layers share a cache, the last layers with their own are a sliding layer followed by a full
+one: llama.cpp aborts otherwise.
 """
 
 from __future__ import annotations
@@ -165,9 +166,8 @@ def member_config(
     if member == "e2b_text":
         return text | shared | {"architectures": ["Gemma4ForCausalLM"]}
     if member.startswith("assistant"):
-        name = "Gemma4UnifiedAssistantForCausalLM" if unified else "Gemma4AssistantForCausalLM"
         return shared | {
-            "architectures": [name],
+            "architectures": [f"Gemma4{'Unified' if unified else ''}AssistantForCausalLM"],
             "model_type": f"{family}_assistant",
             "backbone_hidden_size": TEXT["12b" if unified else "e2b"]["hidden_size"],
             "centroid_intermediate_top_k": 4,
