@@ -1,4 +1,4 @@
-"""What the mapping hands to the writer: a file as metadata plus tensors that are read row slice by row slice."""
+"""What the mapping hands to the writer: metadata, and tensors that are read row slice by row slice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 RawType = Literal["F32", "F16", "BF16"]
+# "F16_OR_F32" is F16 in a file of type F16 and F32 in every other file: the patch embedding of a projector.
+ForcedType = Literal["F32", "F16_OR_F32"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,14 @@ class MappedTensor:
         name: GGUF name, such as "blk.0.attn_q.weight".
         shape: numpy order, slowest dimension first, row length last; () is not allowed, a scalar is (1,).
         raw_type: type of the rows that `read` returns.
-        read: read(start, stop) returns rows start..stop of the tensor seen as [n_rows, row_length], C-contiguous:
-            float32, float16, or uint16 bit patterns for BF16. Thread-safe, and touches only those rows.
+        read: read(start, stop) returns rows start..stop of the tensor seen as [n_rows, row_length],
+            C-contiguous: float32, float16, or uint16 bit patterns for BF16. Thread-safe, and touches only
+            those rows.
         sources: names of the checkpoint tensors it is made of.
-        forced_type: type the file must hold whatever was asked for (upstream's tensor_force_quant), else None.
+        forced_type: type the file must hold whatever was asked for, else None. Set for everything that
+            llama.cpp's converter never stores in the asked type: one-dimensional tensors, names that end in
+            "_norm.weight" or not in ".weight", the MoE router, position tables, audio convolutions, the patch
+            embedding.
     """
 
     name: str
@@ -30,7 +36,7 @@ class MappedTensor:
     raw_type: RawType
     read: Callable[[int, int], np.ndarray]
     sources: tuple[str, ...] = ()
-    forced_type: str | None = None
+    forced_type: ForcedType | None = None
 
     @property
     def row_length(self) -> int:
@@ -50,7 +56,14 @@ class MappedTensor:
 
 @dataclass(frozen=True)
 class Field:
-    """One metadata entry. `gguf_type` is a name of gguf.GGUFValueType ("UINT32", "ARRAY", …); `item_type` that of array items."""
+    """One metadata entry.
+
+    Args:
+        key: GGUF key.
+        value: a scalar, or a list for "ARRAY".
+        gguf_type: name of a gguf.GGUFValueType: "UINT32", "ARRAY", …
+        item_type: the same for the items of an array, else None.
+    """
 
     key: str
     value: Any
@@ -62,7 +75,8 @@ class Field:
 class FilePlan:
     """A whole GGUF file before it is written.
 
-    `fields` lack general.file_type and general.quantization_version: the writer adds them, since they follow from the type.
+    `fields` lack general.file_type and general.quantization_version: the writer adds them, which follow from
+    the type that was asked for. `name` is the base of the file name: no path separators, no spaces.
     """
 
     kind: Literal["model", "projector"]
