@@ -1,0 +1,154 @@
+"""Values and the JSON schema they should fit: types, sub-schemas, and gentle conversion.
+
+Used where a model wrote an argument in another type than declared ("5" for 5) and only one reading is
+possible.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_DELIMITER = '<|"|>'
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
+
+
+def literal(word: str) -> tuple[bool, Any]:
+    """Returns: (is it a number or constant, its value)."""
+    if word in _WORDS:
+        return True, _WORDS[word]
+    match = _NUMBER.fullmatch(word)
+    if match is None or len(word) > 300:
+        return False, None
+    if match.group(1) is None and match.group(2) is None:
+        return True, int(word)
+    number = float(word)
+    return math.isfinite(number), number
+
+
+def fit(value: Any, schema: Any, notes: list[str], root: Any = None) -> Any:
+    """Bring values to the type their schema asks for, where only one reading is possible.
+
+    Also takes string delimiters off that stand around a whole key or text ("<|\\"|>Oslo<|\\"|>").
+
+    Args:
+        value: what was read.
+        schema: JSON schema of it.
+        notes: a sentence is added for each change.
+        root: schema in which "#/…" references are looked up.
+    """
+    root = schema if root is None else root
+    schema = deref(schema, root)
+    if isinstance(value, dict):
+        return {bare(k): fit(v, sub(schema, bare(k), root), notes, root) for k, v in value.items()}
+    if isinstance(value, list):
+        items = schema.get("items", {})
+        return [fit(v, items, notes, root) for v in value]
+    if isinstance(value, str) and bare(value) != value:
+        notes.append("delimiters around a text were taken off")
+        value = bare(value)
+    wanted = types_of(schema)
+    if not wanted or _type_of(value) & wanted:
+        return value
+    out = _convert(value, wanted)
+    if out is not value:
+        notes.append(f"{value!r} was read as {out!r}")
+    return out
+
+
+def _convert(value: Any, wanted: set[str]) -> Any:
+    if isinstance(value, str):
+        known, out = literal(value.strip())
+        if not known and wanted & {"array", "object"}:
+            known, out = parse_json(value)
+        return out if known and _type_of(out) & wanted else value
+    if "integer" in wanted and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if "string" in wanted and isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    return value
+
+
+def deref(schema: Any, root: Any) -> dict[str, Any]:
+    """Returns: the schema that local references ("#/…") lead to, {} for anything else."""
+    for _ in range(8):
+        if not isinstance(schema, Mapping):
+            return {}
+        ref = schema.get("$ref")
+        if not isinstance(ref, str) or not ref.startswith("#"):
+            return dict(schema)
+        schema = root
+        for step in ref[1:].split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            schema = schema.get(key) if isinstance(schema, Mapping) else None
+    return {}
+
+
+def types_of(schema: Mapping[str, Any]) -> set[str]:
+    """Returns: JSON types a schema allows, empty when anything goes."""
+    for word in ("anyOf", "oneOf"):
+        if isinstance(schema.get(word), list):
+            parts = [types_of(part) for part in schema[word] if isinstance(part, Mapping)]
+            return set().union(*parts) if parts and all(parts) else set()
+    kind = schema.get("type")
+    kinds = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
+    kinds = {str(k).lower() for k in kinds}
+    if kinds and schema.get("nullable") is True:
+        kinds.add("null")
+    return kinds
+
+
+def _type_of(value: Any) -> set[str]:
+    if value is None:
+        return {"null"}
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int):
+        return {"integer", "number"}
+    names = {float: "number", str: "string", list: "array", dict: "object"}
+    return {names[type(value)]}
+
+
+def allows(schema: Mapping[str, Any], kind: str) -> bool:
+    """Returns: may a value of this JSON type stand here?"""
+    wanted = types_of(schema)
+    return not wanted or kind in wanted
+
+
+def only_text(schema: Mapping[str, Any]) -> bool:
+    """Returns: can a bare word here only be text?"""
+    return bool(wanted := types_of(schema)) and not wanted & {"integer", "number", "boolean", "null"}
+
+
+def properties(schema: Any) -> dict[str, Any]:
+    """Returns: declared properties in declared order."""
+    found = schema.get("properties") if isinstance(schema, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def sub(schema: Any, key: str, root: Any) -> dict[str, Any]:
+    """Returns: schema of one property, {} when it says nothing."""
+    return deref(properties(schema).get(key), root)
+
+
+def parse_json(text: str) -> tuple[bool, Any]:
+    """Returns: (is it JSON, its value); NaN and Infinity are not."""
+    try:
+        return True, json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False, None
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(word)
+
+
+def bare(text: str) -> str:
+    """Returns: the text without string delimiters around it."""
+    if text.startswith(_DELIMITER) and text.endswith(_DELIMITER) and len(text) >= 2 * len(_DELIMITER):
+        return text[len(_DELIMITER) : -len(_DELIMITER)]
+    return text

@@ -1,0 +1,252 @@
+"""The arguments of a tool call as models really write them.
+
+JSON or Python quotes, `=` for `:`, parentheses, text without delimiters, delimiters used as quotation marks,
+missing ends. A value ends where what follows can only be the next argument, a closing bracket that is due, or
+the end; which keys there can be comes from the tool's JSON schema. No backtracking: linear but for look-ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from gemma4_gguf.fitting import allows, deref, literal, only_text, properties, sub
+
+MAX_DEPTH = 64
+_SPACES = re.compile(r"\s*")
+_ONLY_ENDS = re.compile(r"[\s,;}\])]*\Z")
+
+
+class Unreadable(Exception):
+    """This reading does not work; another may."""
+
+
+@dataclass
+class Frame:
+    """An open object or array: what closes it, and which keys it may have."""
+
+    closer: str
+    keys: tuple[str, ...] = ()
+    array: bool = False
+    used: set[str] = field(default_factory=set)
+
+
+class Lenient:
+    """One reading of `{…}` or `(…)`.
+
+    Args:
+        text: from the opening bracket on, with `mark` for each string delimiter.
+        root: JSON schema of the arguments.
+        known_only: only declared keys count as keys.
+        ends: missing ends may be added.
+        force: a text that never ends may be, too.
+    """
+
+    def __init__(
+        self, text: str, mark: str, root: dict[str, Any], *, known_only: bool, ends: bool, force: bool
+    ) -> None:
+        self.text, self.mark, self.root = text, mark, root
+        self.known_only, self.ends, self.force = known_only, ends, force
+        self.at = 0
+        self.stack: list[Frame] = []
+        self.notes: list[str] = []
+        quote = "[" + re.escape(mark) + "\"']?"
+        self.any_key = re.compile(rf"\s*{quote}([^\s,:={{}}()\[\]\"'{re.escape(mark)}]+){quote}\s*[:=]")
+        self.key_cache: dict[tuple[str, ...], re.Pattern[str]] = {}
+
+    def arguments(self) -> dict[str, Any]:
+        opener = self.text[0]
+        if opener == "(":
+            self.notes.append("parentheses were read as braces")
+            inner = re.compile(r"\(\s*\{").match(self.text)
+            if inner:
+                self.text = self.text[inner.end() - 1 :].rstrip().removesuffix(")")
+                opener = "{"
+        self.at = 1
+        out = self.object(self.root, "}" if opener == "{" else ")")
+        if not _ONLY_ENDS.match(self.text, self.at):
+            raise Unreadable
+        return out
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def skip(self, extra: str = "") -> None:
+        while self.at < len(self.text) and (self.text[self.at].isspace() or self.text[self.at] in extra):
+            self.at += 1
+
+    def key_pattern(self, frame: Frame) -> re.Pattern[str]:
+        if not (self.known_only and frame.keys):
+            return self.any_key
+        free = tuple(key for key in frame.keys if key not in frame.used)
+        if free not in self.key_cache:
+            quote = "[" + re.escape(self.mark) + "\"']?"
+            words = "|".join(re.escape(key) for key in sorted(free, key=len, reverse=True)) or r"(?!)"
+            self.key_cache[free] = re.compile(rf"\s*{quote}({words}){quote}\s*[:=]")
+        return self.key_cache[free]
+
+    def ends_value(self, at: int) -> bool:
+        """Can what follows `at` only be the end of this value?"""
+        text, depth = self.text, len(self.stack)
+        while True:
+            while at < len(text) and text[at].isspace():
+                at += 1
+            if at >= len(text):
+                return depth == 0 or self.ends
+            if depth == 0:
+                return _ONLY_ENDS.match(text, at) is not None
+            frame = self.stack[depth - 1]
+            if text[at] == frame.closer:
+                depth, at = depth - 1, at + 1
+            elif text[at] == ",":
+                if frame.array or self.key_pattern(frame).match(text, at + 1):
+                    return True
+                at = _SPACES.match(text, at + 1).end()  # type: ignore[union-attr]
+                if text[at : at + 1] != frame.closer:
+                    return False
+            else:
+                keys = self.known_only and frame.keys
+                return bool(keys and not frame.array and self.key_pattern(frame).match(text, at))
+
+    def object(self, schema: dict[str, Any], closer: str = "}") -> dict[str, Any]:
+        frame = Frame(closer, tuple(properties(schema)))
+        self.push(frame)
+        out: dict[str, Any] = {}
+        while True:
+            self.skip(",")
+            if self.at >= len(self.text):
+                self.missing(closer)
+                break
+            if self.text[self.at] == closer:
+                self.at += 1
+                break
+            key = self.key_pattern(frame).match(self.text, self.at)
+            if key is None or key.group(1) in out:
+                raise Unreadable
+            self.at = key.end()
+            if key.group().rstrip().endswith("="):
+                self.note("`=` was read as `:`")
+            frame.used.add(key.group(1))
+            out[key.group(1)] = self.value(sub(schema, key.group(1), self.root))
+        self.stack.pop()
+        return out
+
+    def array(self, schema: dict[str, Any]) -> list[Any]:
+        self.push(Frame("]", array=True))
+        items = deref(schema.get("items"), self.root)
+        out: list[Any] = []
+        while True:
+            self.skip(",")
+            if self.at >= len(self.text):
+                self.missing("]")
+                break
+            if self.text[self.at] == "]":
+                self.at += 1
+                break
+            out.append(self.value(items))
+        self.stack.pop()
+        return out
+
+    def push(self, frame: Frame) -> None:
+        if len(self.stack) >= MAX_DEPTH:
+            raise Unreadable
+        self.stack.append(frame)
+
+    def missing(self, closer: str) -> None:
+        if not self.ends:
+            raise Unreadable
+        self.note(f"a missing {closer} was added")
+
+    def value(self, schema: dict[str, Any]) -> Any:
+        start = self.at
+        first = _SPACES.match(self.text, start).end()  # type: ignore[union-attr]
+        char = self.text[first : first + 1]
+        if char == self.mark:
+            self.at = first
+            return self.delimited()
+        if char and char in "\"'":
+            self.at = first
+            found, text = self.quoted(char)
+            if found:
+                return text
+            self.at = start
+        if char == "{" and allows(schema, "object"):
+            self.at = first + 1
+            return self.object(schema)
+        if char == "[" and allows(schema, "array"):
+            self.at = first + 1
+            return self.array(schema)
+        return self.raw(schema)
+
+    def delimited(self) -> str:
+        end = self.at
+        while (end := self.text.find(self.mark, end + 1)) >= 0:
+            if self.ends_value(end + 1):
+                break
+        if end < 0:
+            if not self.force:
+                raise Unreadable
+            self.note("a missing end of a text was added")
+            end = self.last_end()
+            text, self.at = self.text[self.at + 1 : end], end
+        else:
+            text, self.at = self.text[self.at + 1 : end], end + 1
+        if self.mark in text:
+            self.note("delimiters inside a text were read as quotation marks")
+        return text.replace(self.mark, '"')
+
+    def last_end(self) -> int:
+        """Returns: where the closers at the very end begin."""
+        end = len(self.text.rstrip())
+        for frame in self.stack:
+            if end > self.at + 1 and self.text[end - 1] == frame.closer:
+                end = len(self.text[: end - 1].rstrip(" \t"))
+        return end
+
+    def quoted(self, quote: str) -> tuple[bool, str]:
+        end = self.at
+        while (end := self.text.find(quote, end + 1)) >= 0:
+            if self.text[end - 1] == "\\" and not self.text[self.at + 1 : end].endswith("\\\\"):
+                continue
+            dangling = self.text[end + 1 : end + 2] == self.mark
+            if self.ends_value(end + 1 + dangling):
+                inner = self.text[self.at + 1 : end]
+                self.at = end + 1 + dangling
+                self.note("a text in plain quotes was accepted")
+                return True, _unescape(inner, quote).replace(self.mark, '"')
+        return False, ""
+
+    def raw(self, schema: dict[str, Any]) -> Any:
+        """Text without delimiters, up to where the next argument or the end must be."""
+        stops = re.compile("[" + re.escape(self.mark + ",}])") + "]|$")
+        for stop in stops.finditer(self.text, self.at):
+            at = stop.start()
+            marked = stop.group() == self.mark
+            if self.ends_value(at + marked):
+                break
+        else:
+            raise Unreadable
+        text, self.at = self.text[self.at : at], at + marked
+        known, out = literal(text.strip())
+        if known and not marked and not only_text(schema):
+            if text.strip() in ("None", "True", "False"):
+                self.note("Python spelling of a constant was accepted")
+            return out
+        if not text.strip() and not marked:
+            raise Unreadable
+        self.note("a text without delimiters was accepted")
+        text = text.strip(" \t").replace(self.mark, '"')
+        return text[1:] if marked and text[:1] in ('"', "'") else text
+
+
+def _unescape(text: str, quote: str) -> str:
+    if quote == '"':
+        try:
+            out = json.loads(f'"{text}"', strict=False)
+            out.encode()  # an escaped half of a surrogate pair is no text
+            return str(out)
+        except (ValueError, AttributeError):
+            pass
+    return text.replace("\\" + quote, quote)

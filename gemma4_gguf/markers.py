@@ -1,0 +1,111 @@
+"""The markers of Gemma 4's output, and how they are found in a stream.
+
+By token id: the same characters written out of ordinary tokens stay text, and no chunk boundary cuts a
+marker. Without ids (text from elsewhere) by their spelling, holding back only what may still become a marker.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+Piece = tuple[str | None, str]
+"""(marker name, or None for ordinary text; the text)"""
+
+MARKER_TEXT = {
+    "channel_open": "<|channel>",
+    "channel_close": "<channel|>",
+    "call_open": "<|tool_call>",
+    "call_close": "<tool_call|>",
+    "response_open": "<|tool_response>",
+    "response_close": "<tool_response|>",
+    "quote": '<|"|>',
+    "turn_open": "<|turn>",
+    "turn_close": "<turn|>",
+}
+_MARKER_NAME = {text: name for name, text in MARKER_TEXT.items()}
+_MARKER_RE = re.compile("|".join(re.escape(text) for text in MARKER_TEXT.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markers:
+    """Token ids of the markers in one vocabulary; None where a vocabulary lacks one.
+
+    Args:
+        silent: ids that are never text (bos, eos, pad, soft tokens of media, …).
+    """
+
+    channel_open: int | None = None
+    channel_close: int | None = None
+    call_open: int | None = None
+    call_close: int | None = None
+    response_open: int | None = None
+    response_close: int | None = None
+    quote: int | None = None
+    turn_open: int | None = None
+    turn_close: int | None = None
+    silent: frozenset[int] = frozenset()
+
+    @classmethod
+    def from_vocab(cls, id_of: Callable[[str], int | None], silent: Iterable[int] = ()) -> Markers:
+        """Look the markers up by their text.
+
+        Args:
+            id_of: token text to id, None for text that is not one token.
+            silent: ids that are never text.
+        """
+        ids = {name: id_of(text) for name, text in MARKER_TEXT.items()}
+        return cls(**ids, silent=frozenset(silent))
+
+    def names(self) -> dict[int, str]:
+        """Returns: id → marker name, for the ids that exist."""
+        found = {getattr(self, field.name): field.name for field in fields(self) if field.name != "silent"}
+        found.pop(None, None)
+        return found
+
+
+class Lexer:
+    """Cuts a stream of tokens into markers and text.
+
+    Args:
+        markers: ids of the markers; None looks for them in the text.
+    """
+
+    def __init__(self, markers: Markers | None) -> None:
+        self._names = markers.names() if markers is not None else None
+        self._silent = markers.silent if markers is not None else frozenset()
+        self._tail = ""  # text that may be the start of a marker (without ids only)
+
+    def feed(self, token_id: int | None, text: str) -> list[Piece]:
+        """Take one token. Returns: the pieces that are certain now."""
+        if self._names is not None:
+            name = self._names.get(token_id) if token_id is not None else None
+            if name is not None:
+                return [(name, MARKER_TEXT[name])]
+            return [] if token_id in self._silent or not text else [(None, text)]
+        out: list[Piece] = []
+        text, at = self._tail + text, 0
+        for match in _MARKER_RE.finditer(text):
+            if match.start() > at:
+                out.append((None, text[at : match.start()]))
+            out.append((_MARKER_NAME[match.group()], match.group()))
+            at = match.end()
+        keep = _marker_start(text, at)
+        self._tail = text[keep:]
+        if keep > at:
+            out.append((None, text[at:keep]))
+        return out
+
+    def flush(self) -> list[Piece]:
+        """No more tokens. Returns: what was held back."""
+        tail, self._tail = self._tail, ""
+        return [(None, tail)] if tail else []
+
+
+def _marker_start(text: str, at: int) -> int:
+    """Returns: index from which `text` may be the start of a marker, its length if nowhere."""
+    for start in range(max(at, len(text) - 17), len(text)):
+        if any(marker.startswith(text[start:]) for marker in MARKER_TEXT.values()):
+            return start
+    return len(text)

@@ -1,0 +1,268 @@
+"""Reading one tool call: `call:name{key:value,…}`, as it should be and as models really write it.
+
+A strict reader takes the native format. What it refuses goes to a lenient one that knows the usual slips
+(JSON or Python quotes, `=` for `:`, parentheses, raw text, delimiters used as quotation marks, missing ends,
+positional BEGIN_ARG blocks) and lets the tool's JSON schema decide where a value ends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gemma4_gguf.fitting import deref, fit, literal, parse_json, properties
+from gemma4_gguf.lenient import MAX_DEPTH, Lenient, Unreadable
+from gemma4_gguf.markers import Piece
+
+_DELIMITER = '<|"|>'
+_NAME = re.compile(r"\s*call:\s*([^\s{}()\[\]\"',<>|]+)\s*")
+_EMPTY_THOUGHT = re.compile(r"<\|channel>\s*(?:thought)?\s*<channel\|>")
+_BLOCK = re.compile(r"BEGIN_ARG:?[ \t]*([^\n]*)\n(.*?)(?:\n?[ \t]*END_ARG|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ReadCall:
+    """A call that could be read, with a note for each thing that was mended."""
+
+    name: str
+    arguments: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def tool_schemas(tools: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns: tool name → JSON schema of its parameters, from OpenAI tool dicts (wrapped or bare)."""
+    out: dict[str, dict[str, Any]] = {}
+    for tool in tools:
+        function = tool.get("function", tool)
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            parameters = function.get("parameters")
+            out[function["name"]] = dict(parameters) if isinstance(parameters, Mapping) else {}
+    return out
+
+
+def read_call(
+    pieces: Sequence[Piece],
+    schemas: Mapping[str, dict[str, Any]] | None,
+    *,
+    closed: bool,
+    cut: bool = False,
+    force: bool = False,
+) -> ReadCall | None:
+    """Read what stands between `<|tool_call>` and its end.
+
+    Args:
+        pieces: text and markers, in order.
+        schemas: parameter schema per declared tool, None when no tools are known.
+        closed: `<tool_call|>` followed.
+        cut: generation was stopped in the middle, so missing ends are not mended.
+        force: accept a string that never ends.
+
+    Returns: the call, or None if it cannot be read.
+    """
+    mark = _unused_character(text for _, text in pieces)
+    body = "".join(mark if kind == "quote" else text for kind, text in pieces)
+    try:
+        call = _read(body, mark, schemas, ends=closed or not cut, force=force)
+        json.dumps(call.arguments)  # too deep a nesting is found here and not by the caller
+        return call
+    except (Unreadable, RecursionError):
+        return None
+
+
+def _read(
+    body: str, mark: str, schemas: Mapping[str, dict[str, Any]] | None, *, ends: bool, force: bool
+) -> ReadCall:
+    notes: list[str] = []
+    if body.lstrip().startswith("{"):
+        return _read_json(body.replace(mark, '"'), schemas)
+    head = _NAME.match(body)
+    if head is None:
+        raise Unreadable
+    name, schema = _resolve(head.group(1).rstrip(":"), schemas, notes)
+    schema = {**schema, **deref(schema, schema)}
+    rest = body[head.end() :]
+    if not rest.startswith(("{", "(")):
+        if "BEGIN_ARG" not in rest:
+            raise Unreadable
+        arguments = _read_blocks(rest.replace(mark, '"'), schema, ends)
+        notes.append("positional BEGIN_ARG blocks were read as arguments")
+        return ReadCall(name, fit(arguments, schema, notes), tuple(notes))
+    arguments = _read_arguments(rest, mark, schema, notes, ends=ends, force=force)
+    arguments = fit(_restore(arguments, mark), schema, notes)
+    known = properties(schema)
+    if known:
+        notes += [f"argument {key!r} is not declared" for key in arguments if key not in known]
+    return ReadCall(name, arguments, tuple(dict.fromkeys(notes)))
+
+
+def _read_arguments(
+    rest: str, mark: str, schema: dict[str, Any], notes: list[str], *, ends: bool, force: bool
+) -> dict[str, Any]:
+    known = properties(schema)
+    strict = None
+    try:
+        strict = _Strict(rest, mark).arguments()
+    except Unreadable:
+        pass
+    # A key that is no identifier was no key: a delimiter inside a text split it.
+    torn = strict is not None and known and any(k not in known and not _is_word(k) for k in strict)
+    if strict is not None and not torn:
+        return strict
+    texts = [rest]
+    if "<channel|>" in rest:
+        texts.append(_EMPTY_THOUGHT.sub("", rest))
+    for text in texts:
+        for known_only in (True, False) if known else (False,):
+            try:
+                reader = Lenient(text, mark, schema, known_only=known_only, ends=ends, force=force)
+                out = reader.arguments()
+            except Unreadable:
+                continue
+            notes += reader.notes
+            return out
+    if strict is not None:
+        return strict
+    raise Unreadable
+
+
+def _resolve(
+    name: str, schemas: Mapping[str, dict[str, Any]] | None, notes: list[str]
+) -> tuple[str, dict[str, Any]]:
+    if not schemas or name in schemas:
+        return name, (schemas or {}).get(name, {})
+    last = re.split(r"[:./]", name)[-1].casefold()
+    close = [known for known in schemas if known.casefold() in (last, name.casefold())]
+    if len(close) == 1:
+        notes.append(f"the name {name!r} was read as {close[0]!r}")
+        return close[0], schemas[close[0]]
+    notes.append("no tool of this name was declared")
+    return name, {}
+
+
+def _read_json(body: str, schemas: Mapping[str, dict[str, Any]] | None) -> ReadCall:
+    """`{"name": …, "arguments": {…}}`, the way other models write calls."""
+    _, value = parse_json(body)
+    arguments = value.get("arguments", value.get("parameters")) if isinstance(value, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(value.get("name"), str):
+        raise Unreadable
+    notes = ["the call was written as JSON"]
+    name, schema = _resolve(value["name"], schemas, notes)
+    return ReadCall(name, fit(arguments, schema, notes), tuple(notes))
+
+
+def _read_blocks(rest: str, schema: dict[str, Any], ends: bool) -> dict[str, Any]:
+    """BEGIN_ARG … END_ARG blocks: values in the order in which the parameters were declared."""
+    known = properties(schema)
+    rest = _EMPTY_THOUGHT.sub("", rest).replace("\n<channel|>", "\n")
+    blocks = list(_BLOCK.finditer(rest))
+    if not blocks or (not ends and not blocks[-1].group().endswith("END_ARG")):
+        raise Unreadable
+    out: dict[str, Any] = {}
+    free = [key for key in known if key not in {block.group(1).strip() for block in blocks}]
+    for block in blocks:
+        key = block.group(1).strip()
+        if key not in known:
+            if key or not free:
+                raise Unreadable
+            key = free.pop(0)
+        out[key] = block.group(2).lstrip("\n")
+    return out
+
+
+class _Strict:
+    """The native format and nothing else; the first delimiter ends a string."""
+
+    def __init__(self, text: str, mark: str) -> None:
+        self.text, self.mark, self.at, self.depth = text, mark, 0, 0
+
+    def arguments(self) -> dict[str, Any]:
+        out = self.object()
+        if self.text[self.at :].strip():
+            raise Unreadable
+        return out
+
+    def peek(self) -> str:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
+        return self.text[self.at : self.at + 1]
+
+    def take(self, char: str) -> bool:
+        found = self.peek() == char
+        self.at += found
+        return found
+
+    def object(self) -> dict[str, Any]:
+        if not self.take("{"):
+            raise Unreadable
+        out: dict[str, Any] = {}
+        if self.take("}"):
+            return out
+        while True:
+            self.peek()
+            colon = self.text.find(":", self.at)
+            key = self.text[self.at : colon].strip()
+            if colon < 0 or not key or key in out or any(c in key for c in (self.mark, '"', "'", "{", "}")):
+                raise Unreadable
+            self.at = colon + 1
+            out[key] = self.value()
+            if self.take("}"):
+                return out
+            if not self.take(","):
+                raise Unreadable
+
+    def array(self) -> list[Any]:
+        self.at += 1
+        out: list[Any] = []
+        if self.take("]"):
+            return out
+        while True:
+            out.append(self.value())
+            if self.take("]"):
+                return out
+            if not self.take(","):
+                raise Unreadable
+
+    def value(self) -> Any:
+        char = self.peek()
+        if char == self.mark:
+            end = self.text.find(self.mark, self.at + 1)
+            if end < 0:
+                raise Unreadable
+            out, self.at = self.text[self.at + 1 : end], end + 1
+            return out
+        if char and char in "{[":
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                raise Unreadable
+            inner = self.object() if char == "{" else self.array()
+            self.depth -= 1
+            return inner
+        found = re.compile(r"[\w.+-]+").match(self.text, self.at)
+        if found is None or found.group() in ("None", "True", "False"):
+            raise Unreadable
+        known, out = literal(found.group())
+        if not known:
+            raise Unreadable
+        self.at = found.end()
+        return out
+
+
+def _restore(value: Any, mark: str) -> Any:
+    """Delimiters that are left in keys or texts become visible again."""
+    if isinstance(value, dict):
+        return {k.replace(mark, _DELIMITER): _restore(v, mark) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_restore(v, mark) for v in value]
+    return value.replace(mark, _DELIMITER) if isinstance(value, str) else value
+
+
+def _is_word(key: str) -> bool:
+    return re.fullmatch(r"[\w.$@/-]+", key) is not None
+
+
+def _unused_character(texts: Iterable[str]) -> str:
+    used = set().union(*map(set, texts))
+    return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
