@@ -16,31 +16,15 @@ from typing import Any, Literal
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from gemma4_gguf.convert.header import ALIGNMENT, ARRAY, MAGIC, SCALARS, STRING, pad
 from gemma4_gguf.errors import GGUFError
 
 MODEL_ARCHITECTURES = ("gemma4", "gemma4-assistant")
 PROJECTOR_ARCHITECTURE = "clip"
 PROJECTOR_TYPES = ("gemma4v", "gemma4a", "gemma4uv", "gemma4ua")
 
-_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_DEFAULT_ALIGNMENT = 32
 _MAX_DIMS = 4
-_STRING, _ARRAY = 8, 9
-# Value type of the format → little-endian numpy type. Strings (8) and arrays (9) have no fixed size.
-_SCALARS = {
-    0: ("UINT8", "<u1"),
-    1: ("INT8", "<i1"),
-    2: ("UINT16", "<u2"),
-    3: ("INT16", "<i2"),
-    4: ("UINT32", "<u4"),
-    5: ("INT32", "<i4"),
-    6: ("FLOAT32", "<f4"),
-    7: ("BOOL", "?"),
-    10: ("UINT64", "<u8"),
-    11: ("INT64", "<i8"),
-    12: ("FLOAT64", "<f8"),
-}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -206,7 +190,7 @@ def require_gemma4(file: GGUFFile) -> Literal["model", "projector"]:
 
 def _parse(path: Path, view: mmap.mmap, size: int) -> GGUFFile:
     cursor = _Cursor(path, view, size)
-    if cursor.take(4, "the magic") != _MAGIC:
+    if cursor.take(4, "the magic") != MAGIC:
         raise GGUFError(f"{path} does not start with GGUF; expected a GGUF file.")
     version = cursor.u32("the version")
     if version not in _VERSIONS:
@@ -226,10 +210,10 @@ def _parse(path: Path, view: mmap.mmap, size: int) -> GGUFFile:
     cursor.check_count(n_tensors, 24, "tensors")
     raw = [_read_tensor(cursor) for _ in range(n_tensors)]
     metadata = Metadata(bytes(view[: cursor.position]), spans)
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         cursor.fail(f"general.alignment is {alignment!r}, not a power of two")
-    data_offset = _pad(cursor.position, alignment)
+    data_offset = pad(cursor.position, alignment)
     tensors = _place(cursor, raw, data_offset, alignment)
     return GGUFFile(path, version, alignment, metadata, tensors, data_offset, size)
 
@@ -239,7 +223,7 @@ def _read_field(cursor: _Cursor) -> tuple[str, FieldSpan]:
     key = cursor.text("a metadata key")
     kind = cursor.u32(f"the type of {key}")
     item_type, count = None, 1
-    if kind == _ARRAY:
+    if kind == ARRAY:
         item_type, count = cursor.u32(f"the item type of {key}"), cursor.u64(f"the length of {key}")
     value = cursor.position
     cursor.skip_values(kind if item_type is None else item_type, count, key)
@@ -286,7 +270,7 @@ def _place(
                 f"the file at {cursor.size:,}. Download or convert it again."
             )
         tensors[name] = TensorInfo(name, shape, kind.name, data_offset + offset, n_bytes)
-        expected = _pad(offset + n_bytes, alignment)
+        expected = pad(offset + n_bytes, alignment)
     return tensors
 
 
@@ -331,7 +315,7 @@ class _Cursor:
             self.fail(f"{count:,} {what} do not fit into the {self.size:,} bytes of the file")
 
     def skip_values(self, kind: int, count: int, key: str) -> None:
-        if kind == _STRING:
+        if kind == STRING:
             self.check_count(count, 8, f"strings of {key}")
             position, unpack, view = self.position, _U64.unpack_from, self._view
             last = self.size - 8
@@ -342,8 +326,8 @@ class _Cursor:
             if position > self.size:
                 self.fail(f"the strings of {key} run past the end")
             self.position = position
-        elif kind in _SCALARS:
-            width = np.dtype(_SCALARS[kind][1]).itemsize
+        elif kind in SCALARS:
+            width = np.dtype(SCALARS[kind][1]).itemsize
             self.check_count(count, width, f"items of {key}")
             self.position += count * width
         else:
@@ -352,8 +336,8 @@ class _Cursor:
 
 def _decode(header: bytes, key: str, span: FieldSpan) -> Any:
     kind = span.type if span.item_type is None else span.item_type
-    if kind != _STRING:
-        values = np.frombuffer(header, _SCALARS[kind][1], span.count, span.value).tolist()
+    if kind != STRING:
+        values = np.frombuffer(header, SCALARS[kind][1], span.count, span.value).tolist()
     else:
         values, position = [], span.value
         try:
@@ -367,11 +351,7 @@ def _decode(header: bytes, key: str, span: FieldSpan) -> Any:
 
 
 def _type_name(kind: int) -> str:
-    return "STRING" if kind == _STRING else _SCALARS[kind][0]
-
-
-def _pad(n: int, alignment: int) -> int:
-    return (n + alignment - 1) // alignment * alignment
+    return "STRING" if kind == STRING else SCALARS[kind][0]
 
 
 def _product(sizes: tuple[int, ...]) -> int:

@@ -1,6 +1,6 @@
 """Which type every tensor of a file gets.
 
-Two sets of rules meet here, both followed byte for byte as of llama.cpp 0c1e57098: those of its Python converter
+Two sets of rules meet here, both followed byte for byte as of llama.cpp 0c1e57098: those of its converter
 (F32, F16, BF16, Q8_0; conversion/base.py, prepare_tensors) and those of its quantizer (all other types;
 src/llama-quant.cpp). A quantized file is what the quantizer would make of the converter's BF16 file.
 """
