@@ -224,14 +224,15 @@ def _text_config(member: str, family: str, spelling: str) -> dict[str, Any]:
         "use_double_wide_mlp": False,
         "vocab_size": len(token_ids()),
     }
-    if family == "gemma4":
+    if family == "gemma4" or spelling == "global":
+        # transformers drops these keys when it saves the unified members; the published files have them.
         config |= {
             "enable_moe_block": False,
             "hidden_size_per_layer_input": 0,
             "moe_intermediate_size": None,
             "num_experts": None,
             "top_k_experts": None,
-            "vocab_size_per_layer_input": 0 if member == "assistant" else len(token_ids()),
+            "vocab_size_per_layer_input": 0 if member.startswith("assistant") else len(token_ids()),
         }
     if spelling == "global":
         config["global_head_dim"] = full.get("head_dim", 32)
