@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _DELIMITER = '<|"|>'
-_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -62,7 +62,10 @@ def fit(value: Any, schema: Any, notes: list[str], root: Any = None) -> Any:
 
 def _convert(value: Any, wanted: set[str]) -> Any:
     if isinstance(value, str):
-        known, out = literal(value.strip())
+        word = value.strip()
+        if "integer" in wanted or "number" in wanted:
+            word = re.sub(r"^([+-]?)0+(?=\d)", r"\1", word).removeprefix("+")
+        known, out = literal(word)
         if not known and wanted & {"array", "object"}:
             known, out = parse_json(value)
         return out if known and _type_of(out) & wanted else value

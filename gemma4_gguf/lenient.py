@@ -2,7 +2,7 @@
 
 JSON or Python quotes, `=` for `:`, parentheses, text without delimiters, delimiters used as quotation marks,
 missing ends. A value ends where what follows can only be the next argument, a closing bracket that is due, or
-the end; which keys there can be comes from the tool's JSON schema. No backtracking: linear but for look-ahead.
+the end; which keys there can be comes from the tool's JSON schema. No backtracking.
 """
 
 from __future__ import annotations
@@ -228,6 +228,8 @@ class Lenient:
                 break
         else:
             raise Unreadable
+        if not marked and not literal(self.text[self.at : at].strip())[0] and _ONLY_ENDS.match(self.text, at):
+            at = max(at, self.last_end())  # brackets before the last ones belong to the text
         text, self.at = self.text[self.at : at], at + marked
         known, out = literal(text.strip())
         if known and not marked and not only_text(schema):
