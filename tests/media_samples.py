@@ -1,0 +1,32 @@
+"""Pictures and sounds made from numbers: the same bytes wherever they are made."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SAMPLE_RATE_HZ = 16_000
+
+
+def picture(width: int, height: int) -> np.ndarray:
+    """A scene with slopes, edges, a disc and grain. Returns uint8 [height, width, 3]."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
+    red = 255 * x // max(width - 1, 1)
+    green = 255 * y // max(height - 1, 1)
+    blue = 128 + (((x // 7) + (y // 11)) % 2) * 90
+    image = np.stack([red, green, blue], axis=-1)
+    radius = min(width, height) // 4
+    disc = (x - width // 3) ** 2 + (y - height // 2) ** 2 < radius**2
+    image[disc] = (240, 30, 40)
+    box = (abs(x - 3 * width // 4) < width // 8) & (abs(y - height // 3) < height // 6)
+    image[box] = (20, 60, 200)
+    grain = (x * 2654435761 + y * 40503 + x * y * 97) % 23 - 11
+    return np.clip(image + grain[..., None], 0, 255).astype(np.uint8)
+
+
+def sweep(milliseconds: int) -> np.ndarray:
+    """A tone rising from 150 Hz under a slow tremolo, on 16-bit steps. Returns float32 [n_samples] at 16 kHz."""
+    n = SAMPLE_RATE_HZ * milliseconds // 1000
+    t = np.arange(n) / SAMPLE_RATE_HZ
+    tone = 0.45 * np.sin(2 * np.pi * (150 * t + 250 * t * t)) + 0.15 * np.sin(2 * np.pi * 997 * t)
+    wave = tone * (0.6 + 0.4 * np.sin(2 * np.pi * 2.5 * t))
+    return (np.round(wave * 32767) / 32768).astype(np.float32)
