@@ -48,6 +48,4 @@ def test_drawing_marks_edges_and_leaves_the_picture_alone() -> None:
     white = (255, 255, 255)
     assert white not in [drawn.getpixel(corner) for corner in ((40, 100), (140, 200), (399, 50))]
     assert [drawn.getpixel(place) for place in ((90, 150), (10, 290))] == [white, white]
-    assert drawn.getpixel((45, 95)) == drawn.getpixel(
-        (40, 100)
-    )  # the label's ground has the colour of its box
+    assert drawn.getpixel((41, 97)) == drawn.getpixel((40, 100)), "the ground of a label has its box's colour"
