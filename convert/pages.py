@@ -1,4 +1,4 @@
-"""Giving mapped file pages back, so that a checkpoint read through a mapping does not count as memory used."""
+"""Gives mapped file pages back: a checkpoint read through a mapping would count as memory used."""
 
 from __future__ import annotations
 

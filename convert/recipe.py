@@ -8,10 +8,12 @@ src/llama-quant.cpp). A quantized file is what the quantizer would make of the c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gemma4_gguf.convert.blocks import block_size, is_quantized
+from gemma4_gguf.convert.tensors import ForcedType
 from gemma4_gguf.errors import QuantTypeError
 
 PROJECTOR_QUANTS = ("F32", "F16", "BF16", "Q8_0")
@@ -100,35 +102,22 @@ def quant_type(name: str, *, projector: bool = False) -> QuantType:
 
 # The converter's rules
 
-_ALWAYS_F32 = re.compile(
-    r"(blk\.\d+\.ffn_gate_inp(_shexp)?|position_embd|token_types|[va]\.position_embd)\.weight"
-)
-_PATCH_KERNEL = re.compile(r".*\.(patch_embd|patch_merger)\.weight")
 
-
-def converter_type(name: str, shape: tuple[int, ...], forced: str | None, quant: QuantType) -> str:
+def converter_type(row_length: int, forced: ForcedType | None, quant: QuantType) -> str:
     """Type that upstream's converter gives a tensor.
 
     Args:
-        name: GGUF name.
-        shape: numpy order.
-        forced: type the mapping insists on, or None.
+        row_length: numbers per row.
+        forced: what the mapping insists on, or None.
         quant: F32, F16, BF16 or Q8_0.
 
     Returns:
         A ggml type name.
     """
-    if len(shape) <= 1 or name.endswith("_norm.weight"):
-        return "F32"
-    if forced is not None:
-        wanted = forced
-    elif _PATCH_KERNEL.fullmatch(name):
-        wanted = "F16" if quant.name == "F16" else "F32"
-    elif _ALWAYS_F32.fullmatch(name) or not name.endswith(".weight"):
-        wanted = "F32"
-    else:
-        wanted = quant.base
-    return "F16" if shape[-1] % block_size(wanted) else wanted
+    if forced == "F16_OR_F32":
+        return "F16" if quant.name == "F16" else "F32"
+    wanted = forced or quant.base
+    return "F16" if row_length % block_size(wanted) else wanted
 
 
 # The quantizer's rules
@@ -136,6 +125,8 @@ def converter_type(name: str, shape: tuple[int, ...], forced: str | None, quant:
 _NEVER_QUANTIZED = re.compile(
     r"_norm\.weight|ffn_gate_inp\.weight|altup|laurel|per_layer_model_proj|\.position_embd|\.rel_pos"
     r"|\.patch_embd|\.patch_merger|^position_embd\.weight$|^token_types\.weight$"
+    # Upstream aborts on any file with these; as F16, which their odd rows would get, mtmd cannot run them.
+    r"|^a\.conv[12]d\.|^a\.blk\.\d+\.conv_dw\."
 )
 _TOKEN_TABLES = ("token_embd.weight", "per_layer_token_embd.weight")
 _ROLES = (
@@ -156,6 +147,18 @@ _SMALLER_BLOCKS = {
     "Q6_K": "Q8_0",
 }
 _EIGHT_EXPERTS_OUTPUT = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ4_XS")
+
+
+def model_shape(metadata: Mapping[str, Any]) -> ModelShape:
+    """Reads what the rules ask of a model from its metadata; a projector has none of it."""
+    architecture = metadata.get("general.architecture", "")
+    heads = _first(metadata.get(f"{architecture}.attention.head_count", 1))
+    kv_heads = _first(metadata.get(f"{architecture}.attention.head_count_kv", heads))
+    return ModelShape(
+        n_layers=int(metadata.get(f"{architecture}.block_count", 0)),
+        n_experts=int(metadata.get(f"{architecture}.expert_count", 0)),
+        n_heads_per_kv=heads // kv_heads if kv_heads else 0,
+    )
 
 
 def quantizer_order(names: Iterable[str]) -> list[str]:
@@ -263,6 +266,11 @@ class _Choice:
         if self._model.n_experts == 8:
             return "Q5_K" if name in _EIGHT_EXPERTS_OUTPUT else self._quant.base
         return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}.get(name, self._quant.base)
+
+
+def _first(value: Any) -> int:
+    """The first layer's value of an entry that is one number or one per layer."""
+    return int(value[0] if isinstance(value, list) else value)
 
 
 def _role(name: str) -> str:

@@ -1,7 +1,7 @@
 """Tensors into finished files: slice by slice, on all cores, in one pass.
 
-Every size is known beforehand, so each thread reads a slice of rows, encodes it and writes it where it belongs;
-no order has to be kept, nothing larger than a slice is held, and no intermediate file exists.
+Every size is known beforehand, so each thread reads a slice of rows, encodes it and writes it where it
+belongs: no order has to be kept, nothing larger than a slice is held, and no intermediate file exists.
 """
 
 from __future__ import annotations
