@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gemma4_gguf.download import DownloadProgress, Repo, fetch, list_files, open_repo
 from gemma4_gguf.errors import HubError
@@ -72,6 +72,54 @@ def locate(source: str | Path) -> Path | HubId:
             'Expected an existing file or directory, or "organisation/name" such as "google/gemma-4-E2B-it".'
         )
     return HubId(match["repo"], match["tag"])
+
+
+def resolve(
+    source: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: Path | None = None,
+    endpoint: str | None = None,
+    progress: DownloadProgress | None = None,
+) -> dict[str, Path]:
+    """Download whatever a repository holds: a checkpoint, or with a tag or without safetensors GGUF files.
+
+    Args:
+        source: "organisation/name" with an optional ":tag".
+        revision: branch, tag or commit; None takes the main branch.
+        token: access token; None takes HF_TOKEN or the stored login.
+        cache_dir: None takes the cache that HF_HOME or HF_HUB_CACHE names.
+        endpoint: base URL of the hub; None takes HF_ENDPOINT or the public one.
+        progress: called as (file, bytes there, bytes in all).
+
+    Returns:
+        Paths by kind: "checkpoint", or "model" and, if there is one, "projector".
+
+    Raises:
+        HubError: as for `resolve_checkpoint` and `resolve_gguf`.
+        OutputError: the disk has no room.
+    """
+    match = HUB_ID.fullmatch(source)
+    if match is None:
+        raise HubError(
+            f'{source!r} is no hub id. Expected "organisation/name" or "organisation/name:Q4_K_M".'
+        )
+    repo = open_repo(match["repo"], revision=revision, token=token, cache_dir=cache_dir, endpoint=endpoint)
+    names = list_files(repo).files
+    where: dict[str, Any] = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "endpoint": endpoint,
+        "progress": progress,
+    }
+    has_gguf = any(name.endswith(".gguf") for name in names)
+    has_weights = any(name.endswith(".safetensors") for name in names)
+    if match["tag"] or (has_gguf and not has_weights):
+        files = resolve_gguf(source, **where)
+        return {"model": files.model, **({"projector": files.projector} if files.projector else {})}
+    return {"checkpoint": resolve_checkpoint(source, **where)}
 
 
 def resolve_checkpoint(

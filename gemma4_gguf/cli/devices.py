@@ -1,0 +1,39 @@
+"""gemma4-gguf devices: where the installed llama.cpp can compute."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    text = "List the devices that the installed llama.cpp can compute on."
+    parser = commands.add_parser("devices", help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table of devices."""
+    from gemma4_gguf.cli.output import print_json, print_table, size
+    from gemma4_gguf.engine.library import devices
+
+    found = devices()
+    if args.json:
+        print_json([asdict(device) for device in found])
+        return 0
+    rows = [
+        (
+            device.name,
+            device.backend,
+            device.kind,
+            device.description,
+            size(device.memory_bytes) if device.memory_bytes else "",
+            size(device.free_bytes) if device.free_bytes else "",
+        )
+        for device in found
+    ]
+    print_table("", ("name", "backend", "kind", "hardware", "memory", "free"), rows, right=4)
+    return 0

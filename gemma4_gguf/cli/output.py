@@ -1,0 +1,150 @@
+"""Data to stdout, progress and hints to stderr; plain text where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+
+class ByteProgress(Protocol):
+    """Shows one step."""
+
+    def __call__(self, item: str, done: int, total: int, share: float | None = None, /) -> None: ...
+
+
+PLAIN_WIDTH = 200  # columns where no terminal says how many: never wrap data in a pipe
+PLAIN_EVERY_S = 10.0
+
+
+def screen(stderr: bool = False) -> Console:
+    """A rich console on stdout or stderr; made anew, so that a redirected stream is seen."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+
+
+def hint(markup: str, text: str = "") -> None:
+    """A line on stderr: markup of our own, then text of which nothing is read as markup."""
+    screen(stderr=True).print(markup + escape(text))
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> None:
+    """A table on stdout without frames; all columns but the first `right` are aligned to the right."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < right else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console = screen()
+    if title:
+        console.print(f"\n[bold]{escape(title)}[/]")
+    console.print(table)
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values on stdout, one pair a line, values aligned."""
+    width = max(len(name) for name, _ in facts) + 2
+    for name, value in facts:
+        screen().print(Text.assemble((name.ljust(width), "dim"), value))
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people, in decimal units as disks and hubs count."""
+    for unit, digits in (("B", 0), ("kB", 0), ("MB", 1), ("GB", 2)):
+        if n_bytes < 999.5 or unit == "GB":
+            return f"{n_bytes:.{digits}f} {unit}"
+        n_bytes /= 1000
+    return ""
+
+
+def count(n: float) -> str:
+    """A number for people: 5,104,297,504 is 5.10 B."""
+    for unit in ("", " K", " M", " B"):
+        if n < 999.5 or unit == " B":
+            return f"{n:.0f}" if not unit else f"{n:.2f}{unit}"
+        n /= 1000
+    return ""
+
+
+@contextmanager
+def byte_progress(title: str, *, quiet: bool = False) -> Iterator[ByteProgress | None]:
+    """A bar on stderr with item, bytes, rate and time left; a line now and then where there is no terminal.
+
+    Args:
+        title: shown until the first item is known.
+        quiet: show nothing.
+
+    Yields:
+        What to call as (item, bytes done, bytes in all, share of the work done), from any thread; None when
+        quiet. The share, in [0, 1], gives the time left; None takes that of the bytes.
+    """
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar(title) as advance:
+            yield advance
+    else:
+        yield _lines(title)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[ByteProgress]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("[dim]{task.description:<28.28}"),
+        BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("[dim]{task.fields[bytes]:>19}"),
+        TextColumn("[dim]{task.fields[rate]:>10}"),
+        TimeRemainingColumn(compact=True),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=screen(stderr=True), transient=True) as progress:
+        task = progress.add_task(escape(title), total=1.0, bytes="", rate="")
+
+        def advance(item: str, done: int, total: int, share: float | None = None) -> None:
+            rate = done / max(time.monotonic() - start, 1e-3)
+            progress.update(
+                task,
+                description=escape(item),
+                completed=_share(done, total, share),
+                bytes=f"{size(done)} of {size(total)}",
+                rate=f"{size(rate)}/s",
+            )
+
+        yield advance
+
+
+def _lines(title: str) -> ByteProgress:
+    last = time.monotonic()
+
+    def advance(item: str, done: int, total: int, share: float | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_S:
+            last = now
+            percent = f"{_share(done, total, share):4.0%}"
+            sys.stderr.write(f"{title}: {percent}  {size(done)} of {size(total)}  {item}\n")
+
+    return advance
+
+
+def _share(done: int, total: int, share: float | None) -> float:
+    if share is not None:
+        return share
+    return done / total if total else 1.0

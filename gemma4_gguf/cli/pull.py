@@ -1,0 +1,45 @@
+"""gemma4-gguf pull: bring a model of the hub onto this machine, without opening it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DESCRIPTION = """\
+Download what a session or a conversion reads, into the cache that all Hugging Face tools share. An
+interrupted download goes on where it stopped.
+
+  gemma4-gguf pull unsloth/gemma-4-E2B-it-GGUF:Q4_K_M     a quantization and its projector
+  gemma4-gguf pull google/gemma-4-E2B-it                  a checkpoint to convert
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "pull",
+        help="Download a model from the hub.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="ORG/REPO[:QUANT]", help="id on the hub")
+    parser.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, else the stored login)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the paths of what was downloaded."""
+    from gemma4_gguf.cli.output import byte_progress, print_json
+    from gemma4_gguf.hub import resolve
+
+    with byte_progress(args.source, quiet=args.quiet) as progress:
+        found = resolve(args.source, revision=args.revision, token=args.token, progress=progress)
+    if args.json:
+        print_json({kind: str(path) for kind, path in found.items()})
+    else:
+        for path in found.values():
+            print(path)
+    return 0
