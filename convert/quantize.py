@@ -5,16 +5,14 @@ Where the quantizer would abort (it cannot handle the convolutions of an audio t
 
 from __future__ import annotations
 
-import mmap
+import functools
 import re
 from pathlib import Path
-
-import numpy as np
 
 from gemma4_gguf.convert.blocks import SOURCE_TYPES, is_quantized
 from gemma4_gguf.convert.header import pack_fields, place_file_type
 from gemma4_gguf.convert.progress import ProgressCallback
-from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
 from gemma4_gguf.convert.recipe import (
     QUANT_TYPES,
     QuantType,
@@ -27,7 +25,6 @@ from gemma4_gguf.convert.recipe import (
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.errors import OutputError, QuantTypeError
 
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _DROPPED = ("general.file_type", "general.quantization_version", "general.alignment")
 
 
@@ -44,7 +41,8 @@ def quantize_file(
 
     Args:
         source: GGUF of type F32, F16, BF16 or Q8_0.
-        out_path: file to write, a directory to write `<Name>-<QUANT>.gguf` into, or None for the source's own.
+        out_path: file to write, a directory to write `<Name>-<QUANT>.gguf` into, or None for the
+            source's own.
         quant: type to write, such as "Q4_K_M".
         force: replace an existing file.
         threads: encoding threads, at least 1; None takes the usable cores.
@@ -81,30 +79,21 @@ def _output_path(source: Path, out_path: str | Path | None, quant: QuantType) ->
 def _output_file(file: GGUFFile, path: Path, quant: QuantType) -> OutputFile:
     tensors = [TensorType(info.name, info.shape, info.type) for info in file.tensors.values()]
     types = quantizer_types(tensors, model_shape(file.metadata), quant)
-    with file.path.open("rb") as stream:
-        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     kept = [key for key in file.metadata if key not in _DROPPED and not key.startswith("split.")]
     added = pack_fields(place_file_type([], quant.file_type, at_end=True))
     return OutputFile(
         path=path,
         entries=[*(file.metadata.raw(key) for key in kept), *added],
-        tensors=[_output_tensor(file, file.tensors[name], mapping, to) for name, to in types.items()],
+        tensors=[_output_tensor(file, file.tensors[name], to) for name, to in types.items()],
         check_numbers=is_quantized(quant.base),
     )
 
 
-def _output_tensor(file: GGUFFile, info: TensorInfo, mapping: mmap.mmap, target: str) -> OutputTensor:
+def _output_tensor(file: GGUFFile, info: TensorInfo, target: str) -> OutputTensor:
     if info.type != target and info.type not in SOURCE_TYPES:
         raise QuantTypeError(
-            f"{file.path} holds {info.name!r} as {info.type}; only {', '.join(SOURCE_TYPES)} can be quantized. "
+            f"{file.path} holds {info.name!r} as {info.type}; expected one of {', '.join(SOURCE_TYPES)}. "
             "Start from the original checkpoint or a BF16 file."
         )
-    dtype = np.dtype(_NUMPY.get(info.type, "u1"))
-    row_bytes = info.n_bytes // info.n_rows
-
-    def read(start: int, stop: int) -> np.ndarray:
-        count = (stop - start) * row_bytes // dtype.itemsize
-        flat = np.frombuffer(mapping, dtype, count, info.offset + start * row_bytes)
-        return flat.reshape(stop - start, -1)
-
+    read = functools.partial(read_rows, file, info)
     return OutputTensor(info.name, ggml_shape(info.shape), target, info.type, None, read)

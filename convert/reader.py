@@ -25,6 +25,7 @@ PROJECTOR_TYPES = ("gemma4v", "gemma4a", "gemma4uv", "gemma4ua")
 
 _VERSIONS = (2, 3)
 _MAX_DIMS = 4
+_PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -163,6 +164,39 @@ def open_gguf(path: str | Path) -> GGUFFile:
         raise GGUFError(f"{path} does not exist; expected a .gguf file.") from error
     except OSError as error:
         raise GGUFError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_rows(file: GGUFFile, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+    """Reads rows of a tensor. Thread-safe; nothing is mapped, so nothing stays in memory.
+
+    Args:
+        file: the file.
+        info: one of its tensors.
+        start: first row.
+        stop: row after the last.
+
+    Returns:
+        [stop - start, row_length] of float32, float16 or uint16 (bits of BF16); the bytes of the rows as uint8
+        for any other type.
+
+    Raises:
+        GGUFError: the file cannot be read or has become shorter.
+    """
+    row_bytes = info.n_bytes // info.n_rows
+    data = np.empty((stop - start, row_bytes), np.uint8)
+    view = memoryview(data).cast("B")
+    filled = 0
+    try:
+        # A handle per call: reads from many threads need no lock, and nothing has to be closed later.
+        with file.path.open("rb", buffering=0) as stream:
+            stream.seek(info.offset + start * row_bytes)
+            while filled < view.nbytes and (n := stream.readinto(view[filled:])):
+                filled += n
+    except OSError as error:
+        raise GGUFError(f"{file.path} cannot be read: {error.strerror or error}.") from error
+    if filled < view.nbytes:
+        raise GGUFError(f"{file.path} became shorter while {info.name!r} was read. Copy it again.")
+    return data.view(_PLAIN.get(info.type, "u1"))
 
 
 def require_gemma4(file: GGUFFile) -> Literal["model", "projector"]:

@@ -18,7 +18,6 @@ import numpy as np
 
 from gemma4_gguf.convert.blocks import FLOAT_TYPES, BlockEncoder, first_bad_row, is_quantized, row_bytes
 from gemma4_gguf.convert.header import Header, TensorEntry, pack_header
-from gemma4_gguf.convert.pages import release_pages
 from gemma4_gguf.convert.pending import (
     PendingFile,
     output_error,
@@ -263,7 +262,6 @@ def _write_slice(piece: _Slice, encoder: BlockEncoder) -> None:
             f"{tensor.type}. Choose BF16 or F32."
         )
     piece.target.write_at(data, piece.offset)
-    release_pages(rows)
 
 
 def _can_overflow(tensor: OutputTensor) -> bool:
