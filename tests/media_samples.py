@@ -24,7 +24,7 @@ def picture(width: int, height: int) -> np.ndarray:
 
 
 def sweep(milliseconds: int) -> np.ndarray:
-    """A tone rising from 150 Hz under a slow tremolo, on 16-bit steps. Returns float32 [n_samples] at 16 kHz."""
+    """A tone rising from 150 Hz under a slow tremolo, on 16-bit steps. Returns float32 [n] at 16 kHz."""
     n = SAMPLE_RATE_HZ * milliseconds // 1000
     t = np.arange(n) / SAMPLE_RATE_HZ
     tone = 0.45 * np.sin(2 * np.pi * (150 * t + 250 * t * t)) + 0.15 * np.sin(2 * np.pi * 997 * t)

@@ -142,7 +142,7 @@ class Recorder:
 
 
 def _merged_patches(inputs: dict[str, torch.Tensor], size: int = 16, k: int = 3) -> dict[str, torch.Tensor]:
-    """The 12B's own processor needs torchvision; its patches are these 16-pixel ones, joined k x k in place."""
+    """The 12B's own processor needs torchvision; its patches are these ones, joined k x k."""
     positions = inputs["image_position_ids"][0]
     valid = (positions >= 0).all(dim=-1)
     width, height = (int(n) + 1 for n in positions[valid].max(dim=0).values)
@@ -153,7 +153,7 @@ def _merged_patches(inputs: dict[str, torch.Tensor], size: int = 16, k: int = 3)
 
 
 def image_sizes() -> list[dict[str, Any]]:
-    """Target pixels and soft tokens of the processor for every listed size and budget; null where it refuses."""
+    """Target pixels and soft tokens of the processor for every listed size and budget, null if refused."""
     table: list[dict[str, Any]] = []
     for width, height in cases.IMAGE_SIZES:
         for budget in (70, 140, 280, 560, 1120):
