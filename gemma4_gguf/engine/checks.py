@@ -1,12 +1,13 @@
 """Looks at GGUF files before llama.cpp does, which ends the whole process on some it does not like.
 
-The header is read strictly (`gemma4_gguf.convert.reader`); here follows what its values must be for the gemma4
-loader (src/models/gemma4.cpp, llama-model.cpp, llama-vocab.cpp in llama-cpp-python 0.3.36): each rule below
-stands for an assertion or an unchecked read there. What comes out also tells the session how to treat the model.
+The header is read strictly (`gemma4_gguf.convert.reader`); the rules here are those of llama.cpp's loader
+(llama-model.cpp, llama-vocab.cpp and models/gemma4.cpp in llama-cpp-python 0.3.36): each stands for an
+assertion or an unchecked read there. What comes out also tells the session how to treat the model.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,15 @@ CONVERT_AGAIN = "Convert the checkpoint again, or download another file."
 _ARCH = "gemma4"
 _DRAFTER = "gemma4-assistant"
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
-_CONTROL, _USER_DEFINED = 3, 4  # enum llama_token_type
+_CONTROL, _USER_DEFINED, _UNUSED_TYPE = 3, 4, 5  # enum llama_token_type
 _TURN_MARKERS = ("<|turn>", "<turn|>")
+# A model never has a reason to write these, and a grammar or a media span breaks when it does.
+_MODALITIES = ("image", "audio")
+_NEVER_WRITTEN = frozenset(
+    ["<pad>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<|think|>", "<|tool>", "<tool|>", "<|video|>"]
+    + [form.format(kind) for kind in _MODALITIES for form in ("<|{}>", "<|{}|>", "<{}|>")]
+)
+_UNUSED = re.compile(r"<unused\d+>")
 _VOCABULARY_ARRAYS = {
     "tokens": "[STRING]",
     "token_type": "[INT32]",
@@ -55,7 +63,8 @@ class ModelFacts:
         bidirectional_images: soft tokens of one picture see each other (12B, 26B, 31B).
         chat_template: Jinja text in the file, None without one.
         sampling: fields of SamplingOptions that the file sets.
-        suppress_tokens: ids that the file says must never be drawn.
+        special_tokens: text to id of the control tokens and of those the file shows on purpose.
+        banned_tokens: ids never to draw: reserved ones, those of media, those the file suppresses.
         n_bytes: size of the file.
     """
 
@@ -70,7 +79,8 @@ class ModelFacts:
     bidirectional_images: bool
     chat_template: str | None
     sampling: Mapping[str, float]
-    suppress_tokens: tuple[int, ...]
+    special_tokens: Mapping[str, int]
+    banned_tokens: tuple[int, ...]
     n_bytes: int
 
     @property
@@ -121,7 +131,8 @@ def check_model(path: str | Path) -> ModelFacts:
         bidirectional_images=_bidirectional(file, ple_width),
         chat_template=metadata.get("tokenizer.chat_template"),
         sampling=dict(_sampling_defaults(metadata)),
-        suppress_tokens=tuple(metadata.get("tokenizer.ggml.suppress_tokens", ())),
+        special_tokens=_special_tokens(metadata),
+        banned_tokens=_banned_tokens(metadata, n_vocab),
         n_bytes=file.n_bytes,
     )
 
@@ -212,8 +223,8 @@ def _check_vocabulary(keys: _Keys) -> int:
     kind = metadata.get("tokenizer.ggml.model")
     if kind != _ARCH:
         raise GGUFError(
-            f"{keys.file.path} has a vocabulary of type {kind!r}; expected {_ARCH!r}: with another one the text "
-            f"is split wrongly. {CONVERT_AGAIN}"
+            f"{keys.file.path} has a vocabulary of type {kind!r}; expected {_ARCH!r}: another "
+            f"one splits text wrongly. {CONVERT_AGAIN}"
         )
     _check_vocabulary_arrays(keys)
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
@@ -226,8 +237,8 @@ def _check_vocabulary(keys: _Keys) -> int:
     for marker in _TURN_MARKERS:
         if marker not in ids or types[ids[marker]] not in (_CONTROL, _USER_DEFINED):
             raise GGUFError(
-                f"{keys.file.path}: {marker} is no control token, so the model would not see where turns begin "
-                f"and end. {CONVERT_AGAIN}"
+                f"{keys.file.path}: {marker} is no control token, so the model would not see where "
+                f"turns begin and end. {CONVERT_AGAIN}"
             )
     _check_embedding_rows(keys, len(tokens))
     return len(tokens)
@@ -276,3 +287,22 @@ def _sampling_defaults(metadata: Mapping[str, Any]) -> Iterator[tuple[str, float
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             # 32-bit floats such as 0.95 come back as 0.949999988079071.
             yield field, value if isinstance(value, int) else round(value, 6)
+
+
+def _special_tokens(metadata: Mapping[str, Any]) -> dict[str, int]:
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    shown = (_CONTROL, _USER_DEFINED)
+    return {text: i for i, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind in shown}
+
+
+def _banned_tokens(metadata: Mapping[str, Any], n_vocab: int) -> tuple[int, ...]:
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    banned = {i for i in metadata.get("tokenizer.ggml.suppress_tokens", ()) if 0 <= i < n_vocab}
+    for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
+        if (
+            kind == _UNUSED_TYPE
+            or text in _NEVER_WRITTEN
+            or (text.startswith("<unu") and _UNUSED.fullmatch(text))
+        ):
+            banned.add(i)
+    return tuple(sorted(banned))

@@ -1,0 +1,280 @@
+"""A context: the key/value cache of several conversations, and the decoding of tokens and embeddings into it.
+
+Three things differ from llama.cpp's defaults. The cache is windowed (swa_full off), which the ledger in
+`memory` accounts for. One micro-batch holds the largest picture where its tokens must see each other. Only a
+few rows of logits are reserved, since one row of 262,144 takes a megabyte.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gemma4_gguf.engine import library
+from gemma4_gguf.engine.batch import Batch
+from gemma4_gguf.engine.interrupt import Interrupt
+from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, common_items, n_positions
+from gemma4_gguf.engine.model import Model
+from gemma4_gguf.errors import ContextFullError, EngineError
+from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS, SessionOptions
+
+TEXT_BATCH = 512
+IMAGE_BATCH = 1152  # the largest budget (1120), rounded up to a multiple of 128
+N_OUTPUTS = 64  # rows of logits one decode can give
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
+_KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type
+_ABORTED = 2  # llama_decode was told to stop
+_INTERRUPTIBLE_TOKENS = 16  # decodes of at least so many tokens run where Ctrl-C can reach them
+
+_log = logging.getLogger(__name__)
+
+
+class Context:
+    """Owns a llama_context and the ledger-checked access to its cache.
+
+    Not for two threads at once: hold `lock` around a decode and the reading of its logits.
+
+    Args:
+        model: loaded model; it must outlive the context.
+        options: sizes, cache type, threads.
+        sees: a projector with a picture tower will be used.
+
+    Raises:
+        EngineError: the options contradict each other, or llama.cpp cannot make the context.
+    """
+
+    def __init__(self, model: Model, options: SessionOptions, *, sees: bool = False) -> None:
+        _check_options(options)
+        lib = library.llama()
+        self.model = model
+        self.n_ctx = options.n_ctx
+        self.n_seq = options.n_seq
+        self.n_batch = IMAGE_BATCH if sees and model.facts.bidirectional_images else TEXT_BATCH
+        self.n_outputs = max(N_OUTPUTS, self.n_seq)
+        self.lock = threading.RLock()
+        self._lib = lib
+        with library.complaints() as said:
+            handle = lib.llama_init_from_model(model.handle, self._parameters(options))
+            if not handle:
+                raise EngineError(
+                    f"llama.cpp cannot make a context of {options.n_ctx} tokens × {options.n_seq} with a "
+                    f"{options.kv_type} cache: try fewer tokens or another kv_type.{library.quote(said)}"
+                )
+        self.handle: Any = handle
+        self._finalizer = weakref.finalize(self, lib.llama_free, handle)
+        self._memory = lib.llama_get_memory(handle)
+        self._batch = Batch(lib, self.n_batch, self.n_seq)
+        self._single = Batch(lib, 1, self.n_seq)
+        self._interrupt = Interrupt(lib, handle)
+        if options.n_ctx > model.facts.n_ctx_train:
+            _log.warning(
+                "n_ctx %d is more than the model was trained for (%d)", options.n_ctx, model.facts.n_ctx_train
+            )
+
+    def _parameters(self, options: SessionOptions) -> Any:
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = options.n_ctx * options.n_seq
+        params.n_batch = params.n_ubatch = self.n_batch
+        params.n_seq_max = options.n_seq
+        params.n_outputs_max = self.n_outputs
+        params.n_threads = params.n_threads_batch = options.n_threads or library.default_threads()
+        params.type_k = params.type_v = _KV_TYPES[options.kv_type]
+        params.flash_attn_type = _flash_attention(options)
+        params.swa_full = options.swa_full
+        params.kv_unified = True
+        params.offload_kqv = params.op_offload = self.model.on_gpu
+        params.no_perf = True
+        return params
+
+    def close(self) -> None:
+        """Frees the context. Calling it again does nothing."""
+        self._interrupt.close()
+        self._finalizer()
+        self.handle = None
+
+    # The cache
+
+    def fit(self, state: SequenceState, items: Sequence[Item]) -> int:
+        """Keeps what a sequence has in common with a prompt, drops the rest, and leaves an item to decode.
+
+        Args:
+            state: a lent sequence.
+            items: the whole prompt.
+
+        Returns:
+            Items that are kept.
+        """
+        keep = 0 if state.dirty else min(common_items(state.items, items), len(items) - 1)
+        if keep < len(state.items) and not self._can_go_back(state, n_positions(items[:keep])):
+            keep = 0
+        if keep < len(state.items) or state.dirty:
+            start = n_positions(items[:keep])
+            state.dirty = True
+            self._lib.llama_memory_seq_rm(self._memory, state.number, start, -1)
+            state.truncate(keep)
+            state.dirty = False
+        return keep
+
+    def _can_go_back(self, state: SequenceState, n_keep: int) -> bool:
+        """The next token attends to n_swa - 1 positions before it; the oldest of them must still be there."""
+        if n_keep == 0:
+            return True
+        oldest = self._lib.llama_memory_seq_pos_min(self._memory, state.number)
+        return bool(0 <= oldest <= max(0, n_keep - self.model.facts.n_swa + 1))
+
+    # Decoding
+
+    def extend(self, state: SequenceState, items: Sequence[Item]) -> None:
+        """Decodes items into a sequence; the logits of the last token can be read afterwards.
+
+        Args:
+            state: a lent sequence, fitted.
+            items: what comes after its items.
+
+        Raises:
+            ContextFullError: they do not fit.
+            EngineError: llama.cpp fails.
+        """
+        self.require_room(state.n_past + n_positions(items))
+        runs = _runs(items)
+        with _changing(state):
+            for i, run in enumerate(runs):
+                last = i == len(runs) - 1
+                if isinstance(run, MediaSpan):
+                    self._decode_span(state, run, wanted=last)
+                    state.append([run])
+                    continue
+                for start in range(0, len(run), self.n_batch):
+                    part = run[start : start + self.n_batch]
+                    rows = 1 if last and start + len(part) == len(run) else 0
+                    self._decode(self._batch.set_tokens(part, state.n_past, state.number, rows))
+                    state.append(part)
+
+    def extend_one(self, state: SequenceState, token: int) -> None:
+        """Decodes one token: `extend` without its overhead, for the reply."""
+        if state.n_past >= self.n_ctx:
+            self.require_room(state.n_past + 1)
+        state.dirty = True
+        code = self._lib.llama_decode(self.handle, self._single.set_one(token, state.n_past, state.number))
+        if code:
+            raise _failed(code)
+        state.items.append(token)
+        state.n_past += 1
+        state.dirty = False
+
+    def all_logits(self, state: SequenceState, items: Sequence[Item]) -> np.ndarray:
+        """Decodes items and returns the logits after each.
+
+        Returns:
+            float32 [n_positions, n_vocab]; the rows of media spans are NaN: nothing is predicted inside them.
+        """
+        self.require_room(state.n_past + n_positions(items))
+        logits = np.full((n_positions(items), self.model.n_vocab), np.nan, np.float32)
+        row = 0
+        with _changing(state):
+            for run in _runs(items):
+                if isinstance(run, MediaSpan):
+                    self._decode_span(state, run, wanted=False)
+                    state.append([run])
+                    row += run.n_tokens
+                    continue
+                for start in range(0, len(run), self.n_outputs):
+                    part = run[start : start + self.n_outputs]
+                    self._decode(self._batch.set_tokens(part, state.n_past, state.number, len(part)))
+                    state.append(part)
+                    for i in range(len(part)):
+                        logits[row + i] = self.logits(i)
+                    row += len(part)
+        return logits
+
+    def logits(self, row: int = -1) -> np.ndarray:
+        """Logits of one token of the last decode, float32 [n_vocab], valid until the next one."""
+        pointer = self._lib.llama_get_logits_ith(self.handle, row)
+        return np.ctypeslib.as_array(pointer, (self.model.n_vocab,))
+
+    def require_room(self, n_tokens: int) -> None:
+        """Raises ContextFullError if a conversation cannot hold so many tokens."""
+        if n_tokens > self.n_ctx:
+            raise ContextFullError(
+                f"The prompt needs {n_tokens:,} tokens, the context holds {self.n_ctx:,}. Shorten it, lower "
+                "image_tokens, start a new chat, or open the session with a larger n_ctx.",
+                n_tokens=n_tokens,
+                n_ctx=self.n_ctx,
+            )
+
+    def _decode_span(self, state: SequenceState, span: MediaSpan, *, wanted: bool) -> None:
+        """A bidirectional span goes in whole; a causal one may be cut anywhere."""
+        if span.bidirectional and span.n_tokens > self.n_batch:
+            raise EngineError(
+                f"A picture of {span.n_tokens} tokens must be decoded at once; this context takes "
+                f"{self.n_batch}. The largest budget is {IMAGE_TOKEN_BUDGETS[-1]}."
+            )
+        self._lib.llama_set_causal_attn(self.handle, not span.bidirectional)
+        try:
+            for start in range(0, span.n_tokens, self.n_batch):
+                part = span.embeddings[start : start + self.n_batch]
+                rows = int(wanted and start + len(part) == span.n_tokens)
+                self._decode(self._batch.set_embeddings(part, state.n_past + start, state.number, rows))
+        finally:
+            self._lib.llama_set_causal_attn(self.handle, True)
+
+    def _decode(self, batch: Any) -> None:
+        if batch.n_tokens < _INTERRUPTIBLE_TOKENS:
+            code = self._lib.llama_decode(self.handle, batch)
+        else:
+            code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
+        if code:
+            raise _failed(code)
+
+
+@contextmanager
+def _changing(state: SequenceState) -> Iterator[None]:
+    """Marks a sequence as untrustworthy until the block has ended well."""
+    state.dirty = True
+    yield
+    state.dirty = False
+
+
+def _failed(code: int) -> EngineError:
+    if code == _ABORTED:
+        return EngineError("Decoding was interrupted. The session can be used again.")
+    return EngineError(f"llama.cpp failed to decode (code {code}). The session can be used again.")
+
+
+def _runs(items: Sequence[Item]) -> list[list[int] | MediaSpan]:
+    """Groups items into runs of tokens and single spans."""
+    runs: list[list[int] | MediaSpan] = []
+    for item in items:
+        if isinstance(item, MediaSpan):
+            runs.append(item)
+        elif runs and isinstance(runs[-1], list):
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    return runs
+
+
+def _check_options(options: SessionOptions) -> None:
+    if options.kv_type not in _KV_TYPES:
+        raise EngineError(f"kv_type is {options.kv_type!r}; expected one of {', '.join(_KV_TYPES)}.")
+    if options.kv_type == "q8_0" and options.flash_attention is False:
+        raise EngineError(
+            "A q8_0 cache needs flash attention. Leave flash_attention out, or take kv_type='f16'."
+        )
+    if options.n_ctx < 1 or not 1 <= options.n_seq <= MAX_SEQUENCES:
+        raise EngineError(
+            f"n_ctx is {options.n_ctx}, n_seq {options.n_seq}; expected at least 1, and 1 to {MAX_SEQUENCES}."
+        )
+
+
+def _flash_attention(options: SessionOptions) -> int:
+    """enum llama_flash_attn_type: -1 auto, 0 off, 1 on. Auto may come out as off, and q8_0 then fails."""
+    if options.flash_attention is None:
+        return 1 if options.kv_type == "q8_0" else -1
+    return int(options.flash_attention)

@@ -1,0 +1,128 @@
+"""A loaded model: its weights where the device wants them, and its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gemma4_gguf.engine import library
+from gemma4_gguf.engine.checks import ModelFacts
+from gemma4_gguf.errors import EngineError, MessageError
+from gemma4_gguf.options import Device
+
+_ALL_LAYERS = -1
+
+
+class Model:
+    """Owns a llama_model. Close it after every context and projector made from it.
+
+    Args:
+        facts: of the file, from `checks.check_model`.
+        device: where the layers run.
+        n_gpu_layers: layers on that device; None places all of them (none on the CPU).
+
+    Raises:
+        DeviceError: this build of llama.cpp has no such device.
+        EngineError: llama.cpp cannot load the file.
+    """
+
+    def __init__(
+        self, facts: ModelFacts, *, device: Device = "auto", n_gpu_layers: int | None = None
+    ) -> None:
+        lib = library.llama()
+        devices, off_cpu = library.select_device(device)
+        params = lib.llama_model_default_params()
+        params.devices = ctypes.cast(devices, ctypes.c_void_p) if devices is not None else None
+        params.n_gpu_layers = (_ALL_LAYERS if n_gpu_layers is None else n_gpu_layers) if off_cpu else 0
+        with library.complaints() as said:
+            handle = lib.llama_model_load_from_file(path_bytes(facts.path), params)
+            if not handle:
+                raise EngineError(
+                    f"llama.cpp cannot load {facts.path}. Its header is sound, so memory may be short or a "
+                    f"tensor unknown to this version.{library.quote(said)}"
+                )
+        self.facts = facts
+        self.handle: Any = handle
+        self.on_gpu = off_cpu and params.n_gpu_layers != 0
+        self._finalizer = weakref.finalize(self, lib.llama_model_free, handle)
+        self._lib = lib
+        self._vocab = lib.llama_model_get_vocab(handle)
+        self._pieces: dict[int, bytes] = {}
+        self._buffer = ctypes.create_string_buffer(256)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_embd: int = lib.llama_model_n_embd_inp(handle)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)
+
+    def close(self) -> None:
+        """Frees the weights. Calling it again does nothing."""
+        self._finalizer()
+        self.handle = None
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Text to token ids, without <bos>.
+
+        Args:
+            text: any length; lone surrogates become U+FFFD.
+            special: read control tokens out of the text; otherwise they are plain characters.
+        """
+        data = text.encode("utf-8", "replace")
+        capacity = len(data) + 8  # every token covers at least one byte
+        ids = (ctypes.c_int32 * capacity)()
+        n = self._lib.llama_tokenize(self._vocab, data, len(data), ids, capacity, False, special)
+        if n < 0:
+            raise EngineError(f"llama.cpp cannot tokenize a text of {len(data):,} bytes (returned {n}).")
+        return ids[:n]
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token, maybe part of a character; control tokens appear as written."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = True) -> str:
+        """Token ids to text; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            ids: token ids.
+            special: show control tokens as written; otherwise they are left out.
+
+        Raises:
+            MessageError: an id is not in the vocabulary.
+        """
+        self.require_tokens(ids)
+        if not special:
+            ids = [i for i in ids if not self._lib.llama_vocab_is_control(self._vocab, i)]
+        return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
+
+    def require_tokens(self, ids: Sequence[int]) -> None:
+        """Raises MessageError for an id outside the vocabulary, on which llama.cpp would end the process."""
+        for i in ids:
+            if not 0 <= i < self.n_vocab:
+                raise MessageError(f"Token id {i} is outside the vocabulary (0 to {self.n_vocab - 1}).")
+
+    def ends_reply(self, token: int) -> bool:
+        """Whether a drawn token ends the reply (<turn|>, <eos>, <|tool_response>)."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def token_id(self, text: str) -> int | None:
+        """Id of a control token by its text; None if this vocabulary lacks it."""
+        return self.facts.special_tokens.get(text)
+
+    def _read_piece(self, token: int) -> bytes:
+        read = self._lib.llama_token_to_piece
+        n = read(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        if n < 0:
+            self._buffer = ctypes.create_string_buffer(-n)
+            n = read(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        return self._buffer.raw[:n]
+
+
+def path_bytes(path: Path) -> bytes:
+    """A path as llama.cpp wants it: UTF-8 on Windows, the system's bytes elsewhere."""
+    return str(path).encode() if sys.platform == "win32" else os.fsencode(path)

@@ -1,0 +1,82 @@
+"""How the next token is drawn: a chain of llama.cpp's own samplers, so that no logits cross into Python.
+
+Order as in llama.cpp: biases, penalty, top-k, top-p, min-p, temperature, draw. Banned tokens get a bias of
+minus infinity first, while candidates still lie in id order: one addition per banned id instead of a search.
+"""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from gemma4_gguf.engine import library
+from gemma4_gguf.options import SamplingOptions
+
+PENALTY_WINDOW = 64  # tokens a repeat penalty looks back
+_SEED_MASK = 0xFFFF_FFFF
+
+
+class Sampler:
+    """Owns a sampler chain for one reply.
+
+    Args:
+        options: how to draw.
+        n_vocab: size of the vocabulary.
+        banned: ids that are never drawn.
+        history: token ids before the reply; a repeat penalty counts the last of them.
+    """
+
+    def __init__(
+        self, options: SamplingOptions, n_vocab: int, banned: Sequence[int], history: Sequence[int] = ()
+    ) -> None:
+        lib = library.llama()
+        params = lib.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self.handle: Any = lib.llama_sampler_chain_init(params)
+        self._finalizer = weakref.finalize(self, lib.llama_sampler_free, self.handle)
+        self._sample = lib.llama_sampler_sample
+        for sampler in _stages(lib, options, n_vocab, banned):
+            lib.llama_sampler_chain_add(self.handle, sampler)
+        if options.repeat_penalty != 1.0:
+            for token in history[-PENALTY_WINDOW:]:
+                lib.llama_sampler_accept(self.handle, token)
+
+    def draw(self, context: Any, row: int = -1) -> int:
+        """Draws a token from the logits of the last decode.
+
+        Args:
+            context: handle of the llama_context.
+            row: which token of the last batch; -1 is the last one with logits.
+        """
+        return int(self._sample(self.handle, context, row))
+
+    def close(self) -> None:
+        """Frees the chain. Calling it again does nothing."""
+        self._finalizer()
+
+
+def _stages(lib: Any, options: SamplingOptions, n_vocab: int, banned: Sequence[int]) -> list[Any]:
+    stages = []
+    biases = dict(options.logit_bias) | dict.fromkeys(banned, float("-inf"))
+    if biases:
+        array = (lib.llama_logit_bias * len(biases))(*biases.items())
+        stages.append(lib.llama_sampler_init_logit_bias(n_vocab, len(biases), array))
+    if options.repeat_penalty != 1.0:
+        stages.append(
+            lib.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, options.repeat_penalty, 0.0, 0.0)
+        )
+    if options.temperature == 0:
+        return [*stages, lib.llama_sampler_init_greedy()]
+    if options.top_k > 0:
+        stages.append(lib.llama_sampler_init_top_k(options.top_k))
+    if options.top_p < 1:
+        stages.append(lib.llama_sampler_init_top_p(options.top_p, 1))
+    if options.min_p > 0:
+        stages.append(lib.llama_sampler_init_min_p(options.min_p, 1))
+    stages.append(lib.llama_sampler_init_temp(options.temperature))
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    # llama.cpp takes its largest seed for "draw one at random", which must not depend on the caller's choice.
+    stages.append(lib.llama_sampler_init_dist(min(seed & _SEED_MASK, _SEED_MASK - 1)))
+    return stages
