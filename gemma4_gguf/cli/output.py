@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from gemma4_gguf.convert.progress import ProgressCallback
 
 
 class ByteProgress(Protocol):
@@ -99,6 +103,35 @@ def byte_progress(title: str, *, quiet: bool = False) -> Iterator[ByteProgress |
             yield advance
     else:
         yield _lines(title)
+
+
+@contextmanager
+def written(title: str, args: argparse.Namespace) -> Iterator[tuple[ProgressCallback | None, list[Path]]]:
+    """Run a command that writes GGUF files: a bar, then their paths on stdout and their sizes on stderr.
+
+    Args:
+        title: what is under way.
+        args: with `quiet` and `json`.
+
+    Yields:
+        What to pass as `progress`, and the list to put the paths into.
+    """
+    files: list[Path] = []
+    start = time.monotonic()
+    with byte_progress(title, quiet=args.quiet) as show:
+        if show is None:
+            yield None, files
+        else:
+            yield lambda p: show(p.tensor, p.done_bytes, p.total_bytes, p.fraction), files
+    seconds = time.monotonic() - start
+    if args.json:
+        rows = [{"path": str(path), "bytes": path.stat().st_size} for path in files]
+        return print_json({"files": rows, "seconds": round(seconds, 3)})
+    for path in files:
+        sys.stdout.write(f"{path}\n")
+    if not args.quiet:
+        total = size(sum(path.stat().st_size for path in files))
+        hint("[dim]", f"{total} in {seconds:.1f} s")
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""gemma4-gguf ask: one question, one answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options, given
+from gemma4_gguf.options import SamplingOptions
+
+DESCRIPTION = """\
+Ask one question and print the answer as it comes.
+
+  gemma4-gguf ask MODEL "What is in this picture?" --image photo.jpg
+  gemma4-gguf ask MODEL "Transcribe this." --audio voice.mp3
+  git diff | gemma4-gguf ask MODEL "Review this change." -
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "ask",
+        help="Ask one question about text, pictures or sounds.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(parser)
+    parser.add_argument("prompt", nargs="*", metavar="TEXT", help="the question; - stands for standard input")
+    add_turn_options(parser)
+    add_sampling_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the whole reply as JSON at its end")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream the answer to stdout, a thought dimmed to stderr."""
+    from gemma4_gguf.cli.output import print_json
+    from gemma4_gguf.cli.stream import open_session, show
+    from gemma4_gguf.messages import Audio, Image, Part
+
+    parts: list[Part] = [*map(Image, args.image), *map(Audio, args.audio)]
+    parts += [sys.stdin.read() if text == "-" else text for text in args.prompt]
+    with open_session(args, quiet=args.json) as session:
+        reply = show(
+            session.stream(
+                *parts,
+                system=args.system,
+                thinking=args.think,
+                image_tokens=args.image_tokens,
+                sampling=replace(session.sampling, **given(args, SamplingOptions)),
+            ),
+            quiet=args.json,
+        )
+    if args.json:
+        print_json(asdict(reply))
+    return 0

@@ -1,0 +1,39 @@
+"""gemma4-gguf chat: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options
+
+DESCRIPTION = """\
+Talk to a model. Type /help in the conversation for its commands: /image, /audio, /think, /reset and others.
+
+  gemma4-gguf chat models/gemma-4-E2B-it-Q4_K_M.gguf
+  gemma4-gguf chat unsloth/gemma-4-E2B-it-GGUF:Q4_K_M --image photo.jpg
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "chat",
+        help="Talk to a model in the terminal.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(parser)
+    add_turn_options(parser)
+    add_sampling_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read turns from stdin until it ends or says /exit."""
+    from gemma4_gguf.cli.repl import Repl
+    from gemma4_gguf.cli.stream import open_session
+
+    with open_session(args) as session:
+        Repl(session, args).loop()
+    return 0

@@ -1,0 +1,59 @@
+"""gemma4-gguf convert: a checkpoint, on disk or on the hub, to the GGUF files that llama.cpp apps load."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gemma4_gguf.cli.quantize import add_writing_options
+
+DESCRIPTION = """\
+Convert a Gemma 4 checkpoint to <Name>-<QUANT>.gguf, and its projector for pictures and sound to
+mmproj-<Name>-<TYPE>.gguf beside it, in one pass.
+
+  gemma4-gguf convert google/gemma-4-E2B-it -o models
+  gemma4-gguf convert ./my-finetune -o models -q Q5_K_M --mmproj-type F16
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "convert",
+        help="Convert a checkpoint to GGUF.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help="directory of a checkpoint, or ORG/REPO on the hub")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="directory to write into")
+    parser.add_argument("-q", "--quant", default="Q4_K_M", metavar="TYPE", help="type of the model (Q4_K_M)")
+    parser.add_argument("--mmproj-type", default="BF16", metavar="TYPE", help="type of the projector (BF16)")
+    parser.add_argument("--no-mmproj", action="store_true", help="write no projector")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, else the stored login)")
+    add_writing_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the paths of the files written."""
+    from gemma4_gguf.cli.output import byte_progress, written
+    from gemma4_gguf.convert import convert_checkpoint
+    from gemma4_gguf.hub import HubId, locate, resolve_checkpoint
+
+    source = locate(args.source)
+    if isinstance(source, HubId):
+        with byte_progress(f"downloading {source.repo}", quiet=args.quiet) as show:
+            source = resolve_checkpoint(source.repo, revision=args.revision, token=args.token, progress=show)
+    with written(f"converting {Path(args.source).name}", args) as (progress, files):
+        files += convert_checkpoint(
+            source,
+            Path(args.out),
+            quant=args.quant,
+            projector_type=None if args.no_mmproj else args.mmproj_type,
+            force=args.force,
+            threads=args.threads,
+            progress=progress,
+        )
+    return 0

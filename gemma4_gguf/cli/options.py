@@ -1,0 +1,64 @@
+"""Options that several commands share. Defaults stay where they are declared: only what was typed goes on."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any, get_args
+
+from gemma4_gguf.options import (
+    DEFAULT_IMAGE_TOKENS,
+    IMAGE_TOKEN_BUDGETS,
+    Device,
+    KVType,
+    SamplingOptions,
+    SessionOptions,
+)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The model and how it is opened: fields of SessionOptions."""
+    parser.add_argument("model", metavar="MODEL", help="a .gguf file, or ORG/REPO[:QUANT] on the hub")
+    group = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
+    group.add_argument("--mmproj", dest="projector", metavar="FILE", help="projector (default: beside it)")
+    group.add_argument("--device", choices=get_args(Device), help="where the layers run")
+    group.add_argument(
+        "--gpu-layers", dest="n_gpu_layers", type=int, metavar="N", help="layers on the device"
+    )
+    group.add_argument("--ctx", dest="n_ctx", type=int, metavar="N", help="tokens the context holds")
+    group.add_argument("--threads", dest="n_threads", type=int, metavar="N", help="CPU threads")
+    group.add_argument("--kv-type", choices=get_args(KVType), help="type of the key/value cache")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn: fields of SamplingOptions."""
+    group = parser.add_argument_group(
+        "sampling (default: what the model file recommends)", argument_default=argparse.SUPPRESS
+    )
+    group.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token")
+    group.add_argument("--top-k", type=int, metavar="N", help="candidates kept by rank, 0 keeps all")
+    group.add_argument("--top-p", type=float, metavar="X", help="probability mass kept")
+    group.add_argument("--min-p", type=float, metavar="X", help="share of the best candidate needed")
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same reply")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="length of a reply at most")
+
+
+def add_turn_options(parser: argparse.ArgumentParser) -> None:
+    """What goes with the words."""
+    group = parser.add_argument_group("turn")
+    group.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; repeatable")
+    group.add_argument("--audio", action="append", default=[], metavar="FILE", help="a sound; repeatable")
+    group.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
+    group.add_argument("--think", action="store_true", help="let the model think first")
+    group.add_argument(
+        "--image-tokens",
+        type=int,
+        choices=IMAGE_TOKEN_BUDGETS,
+        default=DEFAULT_IMAGE_TOKENS,
+        help=f"soft tokens a picture gets at most ({DEFAULT_IMAGE_TOKENS}): more see finer print",
+    )
+
+
+def given(args: argparse.Namespace, kind: type[SessionOptions] | type[SamplingOptions]) -> dict[str, Any]:
+    """The fields of an option type that were typed."""
+    return {field.name: getattr(args, field.name) for field in fields(kind) if hasattr(args, field.name)}

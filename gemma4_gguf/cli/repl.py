@@ -1,0 +1,180 @@
+"""The conversation loop of `gemma4-gguf chat`: turns, commands that begin with a slash, attachments."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from gemma4_gguf.cli.options import given
+from gemma4_gguf.cli.output import hint
+from gemma4_gguf.cli.stream import show
+from gemma4_gguf.errors import Gemma4Error
+from gemma4_gguf.messages import Audio, Image, Part
+from gemma4_gguf.options import SamplingOptions
+from gemma4_gguf.session import Session
+
+PROMPT = "\001\033[1;36m\002› \001\033[0m\002"  # \001 and \002 keep readline from counting the colours
+MORE = "… "
+FENCE = '"""'
+HELP = """\
+/image FILE [TEXT]   attach a picture, to the next turn or with TEXT to this one
+/audio FILE [TEXT]   attach a sound
+/think [on|off]      let the model think before it answers
+/reset               forget the conversation
+/help                this list
+/exit                leave, as does Ctrl-D
+A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines. Ctrl-C stops a reply."""
+
+
+class Repl:
+    """One conversation.
+
+    Args:
+        session: the opened model.
+        args: parsed options of the command.
+    """
+
+    def __init__(self, session: Session, args: argparse.Namespace) -> None:
+        self._session, self._args = session, args
+        self._sampling = replace(session.sampling, **given(args, SamplingOptions))
+        self._thinking: bool = args.think
+        self._attached: list[Part] = [*map(Image, args.image), *map(Audio, args.audio)]
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/image": lambda rest: self._attach(Image, rest),
+            "/audio": lambda rest: self._attach(Audio, rest),
+            "/think": self._think,
+            "/reset": lambda _: self._reset(),
+            "/help": lambda _: hint("[dim]", HELP),
+        }
+        self._reset()
+
+    def loop(self) -> None:
+        """Take turns until the input ends."""
+        hint("[dim]", f"{self._session.name}  ·  /help lists the commands")
+        with _history():
+            for turn in _turns():
+                word, _, rest = turn.partition(" ")
+                if word in ("/exit", "/quit"):
+                    return
+                if word in self._commands:
+                    self._commands[word](rest.strip())
+                elif word.startswith("/") and "/" not in word[1:]:
+                    hint("", f"There is no command {word}.")
+                    hint("[dim]", HELP)
+                else:
+                    self._take(turn)
+
+    def _take(self, text: str) -> None:
+        parts, self._attached = [*self._attached, text], []
+        chunks = self._chat.stream(*parts, sampling=self._sampling, image_tokens=self._args.image_tokens)
+        try:
+            show(chunks, stats=sys.stderr.isatty())
+        except KeyboardInterrupt:
+            chunks.close()
+            hint("\n[dim]", "stopped")
+        except Gemma4Error as error:
+            hint("[red]error:[/] ", str(error))
+
+    def _attach(self, kind: type[Image] | type[Audio], rest: str) -> None:
+        try:
+            words = shlex.split(rest)
+        except ValueError:
+            words = [rest]
+        path = Path(words[0]).expanduser() if words else None
+        if path is None or not path.is_file():
+            hint("[red]error:[/] ", f"{path or 'Nothing'} is no file. Quote a name with spaces.")
+            return
+        self._attached.append(kind(path))
+        if words[1:]:
+            self._take(" ".join(words[1:]))
+        else:
+            hint("[dim]", f"{path.name} goes with the next turn")
+
+    def _think(self, rest: str) -> None:
+        self._thinking = {"on": True, "off": False}.get(rest, not self._thinking)
+        self._chat.thinking = self._thinking
+        hint("[dim]", f"thinking is {'on' if self._thinking else 'off'}")
+
+    def _reset(self) -> None:
+        self._chat = self._session.chat(system=self._args.system, thinking=self._thinking)
+
+
+def _turns() -> Iterator[str]:
+    """Turns as typed: one line, or several by a trailing backslash or between fences; empty ones are left out."""
+    lines: list[str] = []
+    fenced = False
+    while True:
+        try:
+            line = _line(MORE if lines or fenced else PROMPT)
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            lines, fenced = [], False
+            hint("\n[dim]", "Ctrl-D or /exit leaves")
+            continue
+        if line.strip() == FENCE:
+            fenced = not fenced
+        elif fenced:
+            lines.append(line)
+        else:
+            lines.append(line.removesuffix("\\"))
+        if fenced or line.endswith("\\"):
+            continue
+        turn, lines = "\n".join(lines).strip(), []
+        if turn:
+            yield turn
+    if turn := "\n".join(lines).strip():
+        yield turn
+
+
+def _line(prompt: str) -> str:
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return input(prompt)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+@contextlib.contextmanager
+def _history() -> Iterator[None]:
+    """Line editing with the turns of earlier conversations, where readline exists."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    path = state / "gemma4-gguf" / "history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(1000)
+    readline.set_completer_delims(" \t\n")
+    readline.set_completer(_complete)
+    readline.parse_and_bind("tab: complete")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            readline.write_history_file(path)
+
+
+def _complete(text: str, state: int) -> str | None:
+    """Names of commands at the start, else of files."""
+    start = Path(text).expanduser()
+    names = [f"/{word} " for word in ("image", "audio", "think", "reset", "help", "exit")]
+    found = [name for name in names if name.startswith(text)] if text.startswith("/") else []
+    with contextlib.suppress(OSError):
+        folder = start if text.endswith("/") else start.parent
+        prefix = "" if text.endswith("/") else start.name
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(prefix):
+                found.append(f"{path}/" if path.is_dir() else str(path))
+    return found[state] if state < len(found) else None

@@ -1,0 +1,92 @@
+"""A reply on the terminal as it comes: the answer on stdout, thoughts and calls dimmed on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.text import Text
+
+from gemma4_gguf.cli.options import given
+from gemma4_gguf.cli.output import byte_progress, screen
+from gemma4_gguf.hub import HubId, locate, resolve_gguf
+from gemma4_gguf.messages import Chunk, Reply
+from gemma4_gguf.options import SessionOptions
+from gemma4_gguf.session import Session
+
+
+@contextmanager
+def open_session(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[Session]:
+    """Open the model that the options name, downloaded first if it is on the hub.
+
+    Args:
+        args: parsed options of `add_model_options`.
+        quiet: say nothing on stderr.
+
+    Yields:
+        The session; it is closed at the end.
+    """
+    model, projector = locate(args.model), getattr(args, "projector", "auto")
+    if isinstance(model, HubId):
+        with byte_progress(f"downloading {model.repo}", quiet=quiet) as show:
+            files = resolve_gguf(args.model, progress=show)
+        model = files.model
+        if projector == "auto" and files.projector is not None:
+            projector = files.projector
+    console = screen(stderr=True)
+    console.quiet = quiet or not console.is_terminal
+    with console.status(f"[dim]loading {Path(model).name}"):
+        session = Session(model, projector=projector, **given(args, SessionOptions))
+    with session:
+        yield session
+
+
+def show(chunks: Iterator[Chunk], *, quiet: bool = False, stats: bool = False) -> Reply:
+    """Write a stream to the terminal.
+
+    Args:
+        chunks: of a reply.
+        quiet: write nothing, only wait for the end.
+        stats: tell tokens and speed at the end, on stderr.
+
+    Returns:
+        The finished reply.
+    """
+    aside = screen(stderr=True)
+    reply, first, thinking = Reply(), 0.0, False
+    start = time.monotonic()
+    for chunk in chunks:
+        first = first or time.monotonic()
+        if chunk.kind == "end" and chunk.reply is not None:
+            reply = chunk.reply
+        if quiet or chunk.kind == "end":
+            continue
+        if thinking and chunk.kind != "thinking":
+            aside.print("\n")
+        thinking = chunk.kind == "thinking"
+        if chunk.kind == "text":
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+        elif thinking:
+            aside.print(Text(chunk.text, "dim"), end="")
+        elif chunk.tool_call is not None:
+            call = chunk.tool_call
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
+            aside.print(Text(f"{call.name} {arguments}", "dim"))
+    if not quiet:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        for warning in reply.warnings:
+            aside.print(Text(f"note: {warning}", "dim"))
+        if reply.finish_reason == "length":
+            aside.print(Text("note: cut off; --max-tokens and --ctx set how long a reply can be", "dim"))
+    if stats:
+        n = reply.usage.completion_tokens
+        rate = (n - 1) / max(time.monotonic() - first, 1e-6) if n > 1 else 0.0
+        aside.print(Text(f"{n} tokens, {rate:.1f}/s, first after {first - start:.2f} s", "dim"))
+    return reply
