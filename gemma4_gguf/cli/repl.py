@@ -29,7 +29,8 @@ HELP = """\
 /reset               forget the conversation
 /help                this list
 /exit                leave, as does Ctrl-D
-A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines. Ctrl-C stops a reply."""
+A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines.
+Ctrl-C stops a reply."""
 
 
 class Repl:
@@ -106,7 +107,7 @@ class Repl:
 
 
 def _turns() -> Iterator[str]:
-    """Turns as typed: one line, or several by a trailing backslash or between fences; empty ones are left out."""
+    """Turns as typed: one line, or several by a trailing backslash or between fences; never empty."""
     lines: list[str] = []
     fenced = False
     while True:
