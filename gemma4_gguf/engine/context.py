@@ -215,10 +215,11 @@ class Context:
                 f"A picture of {span.n_tokens} tokens must be decoded at once; this context takes "
                 f"{self.n_batch}. The largest budget is {IMAGE_TOKEN_BUDGETS[-1]}."
             )
+        embeddings = span.load()
         self._lib.llama_set_causal_attn(self.handle, not span.bidirectional)
         try:
             for start in range(0, span.n_tokens, self.n_batch):
-                part = span.embeddings[start : start + self.n_batch]
+                part = embeddings[start : start + self.n_batch]
                 rows = int(wanted and start + len(part) == span.n_tokens)
                 self._decode(self._batch.set_embeddings(part, state.n_past + start, state.number, rows))
         finally:

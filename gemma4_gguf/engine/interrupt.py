@@ -39,11 +39,11 @@ class Interrupt:
         try:
             return future.result()
         except BaseException:
-            self._flag[0] = 1
+            self._flag[0] = b"\x01"
             _await(future)
             raise
         finally:
-            self._flag[0] = 0
+            self._flag[0] = b"\0"
 
     def close(self) -> None:
         self._workers.shutdown(wait=False)

@@ -254,7 +254,7 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Any:
         library = llama_cpp._lib if base == "llama" else load_shared_library(base, llama_cpp._base_path)
         if hasattr(library, name):
             prototype = ctypes.CFUNCTYPE(result, *arguments)
-            return prototype(ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
+            return prototype(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)
     raise EngineError(f"llama.cpp lacks {name}. Reinstall {DISTRIBUTION}.")
 
 

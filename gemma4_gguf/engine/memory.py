@@ -8,7 +8,7 @@ left their window, so going back is possible only as far as the window of the ke
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,21 +19,19 @@ from gemma4_gguf.errors import EngineError
 
 @dataclass(frozen=True)
 class MediaSpan:
-    """Embeddings of one picture or sound inside a prompt. Two spans are equal when their keys are.
+    """One picture or sound inside a prompt. Two spans are equal when their keys are.
 
     Args:
-        key: says what the embeddings were made from.
-        embeddings: float32 [n_tokens, n_embd].
+        key: says what the embeddings are made from.
+        n_tokens: soft tokens, one position each.
+        load: makes the embeddings, float32 [n_tokens, n_embd]; called only if they are not in the cache yet.
         bidirectional: its tokens see each other in the sliding-window layers.
     """
 
     key: str
-    embeddings: np.ndarray = field(compare=False, repr=False)
+    n_tokens: int = field(compare=False)
+    load: Callable[[], np.ndarray] = field(compare=False, repr=False)
     bidirectional: bool = field(default=False, compare=False)
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.embeddings)
 
 
 Item = int | MediaSpan
