@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from gemma4_gguf.cli.quantize import add_writing_options
@@ -42,18 +41,21 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.convert import convert_checkpoint
     from gemma4_gguf.hub import HubId, locate, resolve_checkpoint
 
-    source = locate(args.source)
+    source, name = locate(args.source), None
     if isinstance(source, HubId):
-        with byte_progress(f"downloading {source.repo}", quiet=args.quiet) as show:
-            source = resolve_checkpoint(source.repo, revision=args.revision, token=args.token, progress=show)
-    with written(f"converting {Path(args.source).name}", args) as (progress, files):
-        files += convert_checkpoint(
+        name = source.repo
+        with byte_progress(f"downloading {name}", quiet=args.quiet) as show:
+            source = resolve_checkpoint(name, revision=args.revision, token=args.token, progress=show)
+    with written(f"converting {name or source.name}", args) as (progress, files):
+        made = convert_checkpoint(
             source,
-            Path(args.out),
-            quant=args.quant,
-            projector_type=None if args.no_mmproj else args.mmproj_type,
+            args.out,
+            args.quant,
+            None if args.no_mmproj else args.mmproj_type,
+            name=name,
             force=args.force,
             threads=args.threads,
             progress=progress,
         )
+        files += [made.model] if made.projector is None else [made.model, made.projector]
     return 0
