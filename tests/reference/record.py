@@ -125,10 +125,18 @@ class Recorder:
         before = [*self.ids(prompt.before, bos=True), ids["<|image>"]]
         after = [ids["<image|>"], *self.ids(prompt.after)]
         whole = [*before, *[ids["<|image|>"]] * len(soft), *after]
-        kinds = [int(token == ids["<|image|>"]) for token in whole]
-        logits = self.model(
-            input_ids=torch.tensor([whole]), mm_token_type_ids=torch.tensor([kinds]), **inputs
-        ).logits[0, -len(after) :]
+        tokens = torch.tensor([whole])
+        # The masks that generate() makes: the forward pass of the unified model alone makes others (every
+        # layer bidirectional), with which no reply is ever written.
+        masks = self.model.create_masks_for_generate(
+            config=self.model.config,
+            inputs_embeds=self.model.get_input_embeddings()(tokens),
+            attention_mask=torch.ones_like(tokens),
+            past_key_values=None,
+            position_ids=torch.arange(len(whole))[None],
+            mm_token_type_ids=(tokens == ids["<|image|>"]).int(),
+        )
+        logits = self.model(input_ids=tokens, attention_mask=masks, **inputs).logits[0, -len(after) :]
         return {
             "before": np.array(before, np.int32),
             "after": np.array(after, np.int32),
