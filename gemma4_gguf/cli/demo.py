@@ -1,0 +1,64 @@
+"""gemma4-gguf demo: see it work, offline, with the checkpoint that comes with the package."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """\
+Convert the bundled checkpoint, a small Gemma 4 that finds coloured shapes, to Q4_K_M with its projector; open
+it, show it a picture, print the boxes it answers as JSON and draw them into a PNG. Needs no network.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "demo",
+        help="See it work, without a download.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--keep", metavar="DIR", help="keep the GGUF files and the pictures there")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the boxes on stdout and the steps on stderr."""
+    from gemma4_gguf.cli.output import byte_progress, hint, print_json, size
+    from gemma4_gguf.demo import answer, convert
+
+    out = Path(args.keep) if args.keep else Path(tempfile.mkdtemp(prefix="gemma4-gguf-demo-"))
+
+    def say(step: str, text: str) -> None:
+        if not args.json:
+            hint(f"[dim]{step:<10}[/]", text)
+
+    with byte_progress("converting", quiet=args.json) as show:
+        files = convert(
+            out, progress=show and (lambda p: show(p.tensor, p.done_bytes, p.total_bytes, p.fraction))
+        )
+    try:
+        sizes = [f"{path.name} {size(path.stat().st_size)}" for path in (files.model, files.projector)]
+        say("converted", f"{', '.join(sizes)}  ({files.seconds:.1f} s)")
+        found = answer(files)
+    finally:
+        if not args.keep:
+            files.model.unlink()
+            files.projector.unlink()
+    boxes = [{k: v if k == "label" else round(v, 1) for k, v in asdict(box).items()} for box in found.boxes]
+    if args.json:
+        print_json({**asdict(files), **asdict(found), "boxes": boxes})
+        return 0
+    say("opened", f"({found.open_seconds:.1f} s)")
+    say("shown", f"{files.picture}  ({found.answer_seconds:.1f} s)")
+    say("answered", found.text)
+    print_json(boxes)
+    say("drawn", str(found.drawing))
+    where = "" if args.keep else " (with --keep DIR the files stay)"
+    say("\nin Python", f"{where}\n\n{files.snippet}")
+    return 0
