@@ -18,7 +18,6 @@ from gemma4_gguf.convert import convert_checkpoint
 from gemma4_gguf.convert.progress import ProgressCallback
 from gemma4_gguf.errors import OutputError
 from gemma4_gguf.messages import Image
-from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.session import Session
 
 NAME = "nano"
@@ -29,11 +28,10 @@ ENLARGED = 3  # the pictures are small, and labels should be readable
 
 # What `answer` does, as a user would write it; a test runs these lines.
 SNIPPET = """\
-from gemma4_gguf import Image, SamplingOptions, Session
+from gemma4_gguf import Image, Session
 
-greedy = SamplingOptions(temperature=0)
 with Session("{model}") as session:
-    reply = session.ask(Image("{picture}", image_tokens=70), "detect", sampling=greedy)
+    reply = session.ask(Image("{picture}", image_tokens=70), "detect", temperature=0)
     print(reply.text)
 """
 
@@ -123,9 +121,7 @@ def answer(files: Converted) -> Answer:
     start = perf_counter()
     with Session(files.model) as session:
         opened = perf_counter()
-        reply = session.ask(
-            Image(files.picture, IMAGE_TOKENS), PROMPT, sampling=SamplingOptions(temperature=0)
-        )
+        reply = session.ask(Image(files.picture, IMAGE_TOKENS), PROMPT, temperature=0)
         done = perf_counter()
     with PILImage.open(files.picture) as picture:
         boxes = read_boxes(reply.text, picture.size)

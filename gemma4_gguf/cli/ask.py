@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options, given
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 system=args.system,
                 thinking=args.think,
                 image_tokens=args.image_tokens,
-                sampling=replace(session.sampling, **given(args, SamplingOptions)),
+                **given(args, SamplingOptions),
             ),
             quiet=args.json,
         )

@@ -15,6 +15,7 @@ EXIT_PIPE = 141
 # The first row whose type fits counts, so a subclass stands above its base.
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.QuantTypeError, EXIT_USAGE),
+    (errors.OptionError, EXIT_USAGE),
     (errors.CheckpointError, 3),
     (errors.HubError, 4),
     (errors.OutputError, 5),

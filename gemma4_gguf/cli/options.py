@@ -54,7 +54,6 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
         "--image-tokens",
         type=int,
         choices=IMAGE_TOKEN_BUDGETS,
-        default=DEFAULT_IMAGE_TOKENS,
         help=f"soft tokens a picture gets at most ({DEFAULT_IMAGE_TOKENS}): more see finer print",
     )
 

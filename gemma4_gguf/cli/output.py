@@ -29,11 +29,18 @@ PLAIN_WIDTH = 200  # columns where no terminal says how many: never wrap data in
 PLAIN_EVERY_S = 10.0
 
 
-def screen(stderr: bool = False) -> Console:
-    """A rich console on stdout or stderr; made anew, so that a redirected stream is seen."""
+class Screen(Console):
+    """A rich console that leaves a broken pipe to the caller."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+def screen(stderr: bool = False) -> Screen:
+    """A console on stdout or stderr; made anew, so that a redirected stream is seen."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+    return Screen(file=stream, width=width, highlight=False, soft_wrap=True)
 
 
 def hint(markup: str, text: str = "") -> None:

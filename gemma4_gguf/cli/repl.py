@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from gemma4_gguf.cli.options import given
@@ -43,7 +42,7 @@ class Repl:
 
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
-        self._sampling = replace(session.sampling, **given(args, SamplingOptions))
+        self._sampling = given(args, SamplingOptions)
         self._thinking: bool = args.think
         self._attached: list[Part] = [*map(Image, args.image), *map(Audio, args.audio)]
         self._commands: dict[str, Callable[[str], None]] = {
@@ -73,11 +72,10 @@ class Repl:
 
     def _take(self, text: str) -> None:
         parts, self._attached = [*self._attached, text], []
-        chunks = self._chat.stream(*parts, sampling=self._sampling, image_tokens=self._args.image_tokens)
         try:
+            chunks = self._chat.stream(*parts, image_tokens=self._args.image_tokens, **self._sampling)
             show(chunks, stats=sys.stderr.isatty())
         except KeyboardInterrupt:
-            chunks.close()
             hint("\n[dim]", "stopped")
         except Gemma4Error as error:
             hint("[red]error:[/] ", str(error))
