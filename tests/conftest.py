@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import parity
 import pytest
 import tiny
 
@@ -50,3 +52,32 @@ def converted(
         return made[key]
 
     return convert
+
+
+LIVE = pytest.param("live", marks=pytest.mark.reference)
+
+
+@pytest.fixture(scope="session", params=["recorded", LIVE])
+def references(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what transformers computes: recorded, and under `-m reference` computed now as well."""
+    if request.param == "recorded":
+        return parity.REFERENCES
+    from reference import record
+
+    out = tmp_path_factory.mktemp("references")
+    record.record_all(out, tmp_path_factory.mktemp("reference-checkpoints"))
+    return out
+
+
+@pytest.fixture(scope="session", params=["recorded", LIVE])
+def upstream_records(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what llama.cpp's converter writes: recorded, and under `-m reference` also as of now."""
+    if request.param == "recorded":
+        return parity.REFERENCES
+    from reference import upstream
+
+    if not os.environ.get(upstream.SOURCE_VARIABLE):
+        pytest.skip(f"{upstream.SOURCE_VARIABLE} names no llama.cpp source tree")
+    out = tmp_path_factory.mktemp("upstream")
+    upstream.record_all(out, tmp_path_factory.mktemp("upstream-checkpoints"))
+    return out

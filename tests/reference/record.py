@@ -52,6 +52,7 @@ class Recorder:
     def __init__(self, member: str, directory: Path) -> None:
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(2)
+        torch.set_grad_enabled(False)
         self.member = member
         self.digest = tiny.checkpoint_digest(directory)
         self.config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -67,21 +68,20 @@ class Recorder:
     def all_cases(self) -> dict[str, dict[str, np.ndarray]]:
         """Case name to arrays, for the cases this member takes part in."""
         recorded: dict[str, dict[str, np.ndarray]] = {}
-        with torch.no_grad():
-            if self.member in cases.TEXT_MEMBERS:
-                recorded["text"] = self.text()
-            if self.member in cases.IMAGE_MEMBERS:
-                recorded["image"] = {
-                    f"{w}x{h}_{budget}": self.image(w, h, budget)[0].numpy().astype(np.float16)
-                    for w, h in cases.PICTURES
-                    for budget in cases.IMAGE_MEMBERS[self.member]
-                }
-            if self.member in cases.AUDIO_MEMBERS:
-                recorded["audio"] = {
-                    f"{ms}ms": self.audio(ms).numpy().astype(np.float16) for ms in cases.AUDIO_MS
-                }
-            if self.member in cases.PROMPT_MEMBERS:
-                recorded["prompt"] = self.image_prompt()
+        if self.member in cases.TEXT_MEMBERS:
+            recorded["text"] = self.text()
+        if self.member in cases.IMAGE_MEMBERS:
+            recorded["image"] = {
+                f"{w}x{h}_{budget}": self.image(w, h, budget)[0].numpy().astype(np.float16)
+                for w, h in cases.PICTURES
+                for budget in cases.IMAGE_MEMBERS[self.member]
+            }
+        if self.member in cases.AUDIO_MEMBERS:
+            recorded["audio"] = {
+                f"{ms}ms": self.audio(ms).numpy().astype(np.float16) for ms in cases.AUDIO_MS
+            }
+        if self.member in cases.PROMPT_MEMBERS:
+            recorded["prompt"] = self.image_prompt()
         return recorded
 
     def text(self) -> dict[str, np.ndarray]:

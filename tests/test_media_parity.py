@@ -1,0 +1,115 @@
+"""Pictures and sounds against transformers: sizes, soft tokens, and what the model makes of a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parity
+import pytest
+from media_samples import SAMPLE_RATE_HZ, picture, sweep
+from PIL import Image as PILImage
+from reference import cases
+
+from gemma4_gguf import Audio, Image, Session
+from gemma4_gguf.engine.checks import check_model
+from gemma4_gguf.engine.context import Context
+from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState
+from gemma4_gguf.engine.model import Model
+from gemma4_gguf.engine.projector import Projector
+from gemma4_gguf.media.image import prepare_image, target_size
+from gemma4_gguf.options import SessionOptions
+
+EXACT: dict[str, Any] = {
+    "device": "cpu",
+    "n_ctx": 1024,
+    "kv_type": "f32",
+    "flash_attention": False,
+    "n_threads": 2,
+}
+SIZES = json.loads((parity.REFERENCES / "image_sizes.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def sessions(converted: Callable[..., dict[str, Path]]) -> Any:
+    """sessions(member) -> an open Session with its projector."""
+    opened: dict[str, Session] = {}
+
+    def open_session(member: str) -> Session:
+        if member not in opened:
+            files = converted(member)
+            opened[member] = Session(files["model"], projector=files["projector"], **EXACT)
+        return opened[member]
+
+    yield open_session
+    for session in opened.values():
+        session.close()
+
+
+@pytest.mark.parametrize("row", SIZES, ids=lambda row: f"{row['width']}x{row['height']}-{row['budget']}")
+def test_target_size(row: dict[str, Any]) -> None:
+    assert target_size(row["width"], row["height"], row["budget"]) == (row["to_width"], row["to_height"])
+
+
+@pytest.mark.parametrize("member", cases.IMAGE_MEMBERS)
+def test_image_embeddings(
+    member: str,
+    references: Path,
+    checkpoint: Callable[..., Path],
+    sessions: Callable[[str], Session],
+) -> None:
+    reference = parity.load_reference("image", member, checkpoint(member), references)
+    for name, expected in reference.items():
+        size, _, budget = name.partition("_")
+        width, height = map(int, size.split("x"))
+        source = PILImage.fromarray(picture(width, height))
+        embeddings = sessions(member).embed(Image(source, image_tokens=int(budget)))
+        assert embeddings.dtype == np.float32
+        assert parity.cosines(expected, embeddings).min() >= 0.999, name
+
+
+@pytest.mark.parametrize("member", cases.AUDIO_MEMBERS)
+def test_audio_embeddings(
+    member: str,
+    references: Path,
+    checkpoint: Callable[..., Path],
+    sessions: Callable[[str], Session],
+) -> None:
+    reference = parity.load_reference("audio", member, checkpoint(member), references)
+    assert len(reference) == len(cases.AUDIO_MS)
+    for name, expected in reference.items():
+        samples = sweep(int(name.removesuffix("ms")))
+        embeddings = sessions(member).embed(Audio(samples, sample_rate_hz=SAMPLE_RATE_HZ))
+        assert embeddings.dtype == np.float32
+        assert parity.cosines(expected, embeddings).min() >= 0.9999, name
+
+
+@pytest.mark.parametrize("member", cases.PROMPT_MEMBERS)
+def test_a_picture_inside_a_prompt(
+    member: str,
+    references: Path,
+    checkpoint: Callable[..., Path],
+    converted: Callable[..., dict[str, Path]],
+) -> None:
+    """Causal for e2b, bidirectional for 26b and 12b, at widths from which llama.cpp could not tell."""
+    reference = parity.load_reference("prompt", member, checkpoint(member), references)
+    model = Model(check_model(converted(member)["model"]), device="cpu")
+    projector = Projector(converted(member)["projector"], model.handle, n_threads=2, flash_attention=False)
+    context = Context(model, SessionOptions(**EXACT), sees=True)
+    try:
+        prompt = cases.IMAGE_PROMPT
+        source = PILImage.fromarray(picture(*prompt.picture))
+        soft = projector.encode_image(prepare_image(source, prompt.image_tokens).pixels)
+        assert len(soft) == int(reference["n_soft"])
+        span = MediaSpan("picture", len(soft), lambda: soft, bidirectional=model.facts.bidirectional_images)
+        before, after = ([int(i) for i in reference[part]] for part in ("before", "after"))
+        items: list[Item] = [*before, span, *after]
+        logits = context.all_logits(SequenceState(0), items)[-len(after) :]
+    finally:
+        context.close()
+        projector.close()
+        model.close()
+    assert parity.divergence(reference["logits"], logits).mean() <= 1e-4

@@ -1,0 +1,79 @@
+"""The recorded references are what transformers and llama.cpp's converter give today.
+
+    pip install -e '.[test,reference]'
+    export GEMMA4_GGUF_LLAMA_CPP_SRC=path/to/llama.cpp    (without it, upstream's converter is not run)
+    pytest -m reference
+
+The comparing tests themselves run a second time under the same marker, against what is computed now instead
+of what was recorded: see the fixtures `references` and `upstream_records`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import parity
+import pytest
+from reference import cases
+
+pytestmark = pytest.mark.reference
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What transformers computes now."""
+    from reference import record
+
+    out = tmp_path_factory.mktemp("now")
+    record.record_all(out, tmp_path_factory.mktemp("checkpoints"))
+    return out
+
+
+def test_the_same_files_are_recorded(now: Path) -> None:
+    recorded = {path.name for path in parity.REFERENCES.iterdir() if not path.name.startswith("upstream_")}
+    assert {path.name for path in now.iterdir()} == recorded
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in parity.REFERENCES.glob("*.npz")))
+def test_arrays_are_the_same(name: str, now: Path) -> None:
+    with np.load(parity.REFERENCES / name) as recorded, np.load(now / name) as computed:
+        assert sorted(recorded) == sorted(computed)
+        for key in recorded:
+            if np.issubdtype(recorded[key].dtype, np.floating):
+                np.testing.assert_allclose(computed[key], recorded[key], atol=2e-3, rtol=2e-3, err_msg=key)
+            else:
+                np.testing.assert_array_equal(computed[key], recorded[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["image_sizes.json", "tokens.json"])
+def test_tables_are_the_same(name: str, now: Path) -> None:
+    assert json.loads((now / name).read_text("utf-8")) == json.loads(
+        (parity.REFERENCES / name).read_text("utf-8")
+    )
+
+
+def test_the_masks_matter(tmp_path: Path) -> None:
+    """A causal mask instead of the bidirectional one is far outside the tolerance: a comparison can tell."""
+    import tiny
+    from reference import record
+
+    recorder = record.Recorder("26b", tiny.write_checkpoint("26b", tmp_path))
+    bidirectional = recorder.image_prompt()["logits"]
+    recorder.model.config.text_config.use_bidirectional_attention = None
+    causal = recorder.image_prompt()["logits"]
+    assert parity.divergence(bidirectional, causal).mean() > 100 * 1e-4
+    assert cases.IMAGE_PROMPT.image_tokens > 32, "the picture must be wider than the sliding window"
+
+
+def test_upstream_writes_what_was_recorded(tmp_path: Path) -> None:
+    from reference import upstream
+
+    if not os.environ.get(upstream.SOURCE_VARIABLE):
+        pytest.skip(f"{upstream.SOURCE_VARIABLE} names no llama.cpp source tree")
+    upstream.record_all(tmp_path / "out", tmp_path)
+    for member in upstream.OPTIONS:
+        name = f"upstream_{member}.json"
+        assert (tmp_path / "out" / name).read_text("utf-8") == (parity.REFERENCES / name).read_text("utf-8")
