@@ -24,6 +24,8 @@ MARKER_TEXT = {
     "turn_open": "<|turn>",
     "turn_close": "<turn|>",
 }
+THOUGHT_HEADER = re.compile(r"\s*thought[ \t]*\r?\n")
+"""The word that stands first in a thought channel and is no part of the thought."""
 _MARKER_NAME = {text: name for name, text in MARKER_TEXT.items()}
 _MARKER_RE = re.compile("|".join(re.escape(text) for text in MARKER_TEXT.values()))
 
@@ -109,3 +111,8 @@ def _marker_start(text: str, at: int) -> int:
         if any(marker.startswith(text[start:]) for marker in MARKER_TEXT.values()):
             return start
     return len(text)
+
+
+def may_be_header(body: str) -> bool:
+    """Returns: may text that begins so still turn out to be the header of a thought and nothing else?"""
+    return "thought\n".startswith(body) or bool(re.fullmatch(r"thought[ \t]*\r?(\n\s*)?", body))

@@ -8,18 +8,16 @@ Gemma 4 writes `<|channel>thought`, a newline, the thought and `<channel|>`; a c
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gemma4_gguf.markers import MARKER_TEXT, Lexer, Markers, Piece
+from gemma4_gguf.markers import MARKER_TEXT, THOUGHT_HEADER, Lexer, Markers, Piece, may_be_header
 from gemma4_gguf.messages import Chunk, FinishReason, Reply, ToolCall, Usage
 from gemma4_gguf.repair import ReadCall, read_call, tool_schemas
 
 __all__ = ["Markers", "ReplyParser", "parse_reply"]
 
-_THOUGHT_HEADER = re.compile(r"\s*thought[ \t]*\r?\n")
 _State = Callable[[str | None, str], None]
 _MAX_TRIES = 32  # readings of one call, and restarts of one reply, before raw text wins
 
@@ -54,17 +52,12 @@ class ReplyParser:
         self._calls: list[ToolCall] = []
         self._seen: dict[str, int] = {}
         self._warnings: list[str] = []
-        self._held = ""  # text not yet emitted: leading whitespace, or the start of a bare thought header
-        self._segment_open = False
-        self._thought_held = ""
-        self._thought_open = False
-        self._after_thought = False
-        self._state: Callable[[str | None, str], None] = (
-            self._in_header if starts_in_thought else self._in_text
-        )
-        self._outer = self._in_thought if starts_in_thought else self._in_text
-        self._buffer = ""
-        self._head = ""
+        # Not yet emitted: whitespace around text and thought, or what may be the start of a bare thought header.
+        self._held = self._thought_held = ""
+        self._segment_open = self._thought_open = self._after_thought = False
+        self._state: _State = self._in_header if starts_in_thought else self._in_text
+        self._outer: _State = self._in_thought if starts_in_thought else self._in_text
+        self._head = self._buffer = ""
         self._pieces: list[Piece] = []
         self._close_at: int | None = None
         self._tries = self._restarts = 0
@@ -138,7 +131,7 @@ class ReplyParser:
         self._held += text
         if not self._segment_open:
             body = self._held.lstrip()
-            if not body or (self._at_start() and _may_be_header(body)):
+            if not body or (self._at_start() and may_be_header(body)):
                 return
             if self._after_thought and not self._text:
                 self._held = body
@@ -222,7 +215,7 @@ class ReplyParser:
         """After `<|channel>`: the word thought, which is not part of the thought, or the thought itself."""
         if name is None or name == "quote":
             self._buffer += text
-            if not _may_be_header(self._buffer.lstrip()):
+            if not may_be_header(self._buffer.lstrip()):
                 self._leave_header()
             return
         if name == "channel_open" and self._buffer.strip() in ("", "thought"):
@@ -234,7 +227,7 @@ class ReplyParser:
 
     def _leave_header(self) -> None:
         held, self._buffer = self._buffer, ""
-        header = _THOUGHT_HEADER.match(held)
+        header = THOUGHT_HEADER.match(held)
         self._state = self._in_thought
         if header:
             held = held[header.end() :]
@@ -303,13 +296,15 @@ class ReplyParser:
             self._pieces.append((name, text))
             return
         closed = name == "call_close"
-        if not closed and self._close_at is not None and not self._since_close().strip():
+        since_close = self._pieces[(self._close_at or 0) + 1 :]
+        if not closed and self._close_at is not None and not any(text.strip() for _, text in since_close):
             self._again((name, text))
             self._settle_call(cut=False)
             return
         inside = sum(kind == "quote" for kind, _ in self._pieces) % 2 == 1
         self._tries += 1
-        call = self._read(self._pieces, closed=closed) if not inside or self._tries <= _MAX_TRIES else None
+        tired = inside and self._tries > _MAX_TRIES
+        call = None if tired else read_call(self._pieces, self._schemas, closed=closed)
         if call is None and inside:
             # The marker may be part of a string that is still open: decide when the reply is over.
             if closed and self._close_at is None:
@@ -320,18 +315,10 @@ class ReplyParser:
             self._again((name, text))
         self._accept(call, self._pieces, closed=closed)
 
-    def _since_close(self) -> str:
-        return "".join(text for _, text in self._pieces[(self._close_at or 0) + 1 :])
-
     def _after_turn(self, name: str | None, text: str) -> None:
         self._after_end.append(text)
 
     # Calls
-
-    def _read(
-        self, pieces: Sequence[Piece], *, closed: bool, cut: bool = False, force: bool = False
-    ) -> ReadCall | None:
-        return read_call(pieces, self._schemas, closed=closed, cut=cut, force=force)
 
     def _accept(self, call: ReadCall | None, pieces: Sequence[Piece], *, closed: bool) -> None:
         """Give out a call, or its text when it could not be read."""
@@ -366,14 +353,14 @@ class ReplyParser:
         pieces, close_at = self._pieces, self._close_at
         while pieces and pieces[-1][0] in ("turn_close", "response_open"):
             pieces = pieces[:-1]
-        call = self._read(pieces, closed=False, cut=cut)
+        call = read_call(pieces, self._schemas, closed=False, cut=cut)
         if call is None and close_at is not None and self._restarts < _MAX_TRIES:
             # The string was never closed, so the first closing marker was meant after all.
             self._restarts += 1
             self._again(*pieces[close_at + 1 :])
-            self._accept(
-                self._read(pieces[:close_at], closed=True, force=True), pieces[:close_at], closed=True
-            )
+            pieces = pieces[:close_at]
+            call = read_call(pieces, self._schemas, closed=True, force=True)
+            self._accept(call, pieces, closed=True)
             return
         self._accept(call, pieces, closed=False)
 
@@ -393,11 +380,6 @@ class ReplyParser:
         after = "".join(self._after_end).strip()
         if after:
             self._warn(f"Written after the end of the turn and dropped: {after}")
-
-
-def _may_be_header(body: str) -> bool:
-    """May text that begins so still turn out to be the bare word thought and a newline?"""
-    return "thought\n".startswith(body) or bool(re.fullmatch(r"thought[ \t]*\r?(\n\s*)?", body))
 
 
 def parse_reply(

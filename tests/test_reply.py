@@ -13,12 +13,14 @@ from gemma4_gguf.markers import MARKER_TEXT
 from gemma4_gguf.messages import Usage
 from gemma4_gguf.reply import Markers, ReplyParser, parse_reply
 
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "data" / "reply_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
-]
+
+def lines(name):
+    text = (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+CASES = lines("reply_cases.jsonl")
+PATTERNS = lines("reply_patterns.jsonl")  # every malformed output seen in the wild, and what it must become
 IDS = {name: 46 + number for number, name in enumerate(MARKER_TEXT)}
 MARKERS = Markers(**IDS, silent=frozenset({0, 1, 2}))
 Q = '<|"|>'
@@ -56,209 +58,12 @@ def test_recorded_cases(case):
         assert calls == case["expect"]["tool_calls"]
 
 
-SQL = f"sql({Q}{Q}{Q} SELECT a, b FROM t {Q}{Q}{Q}).df()"
-BLOCKS = (
-    "<|tool_call>call:run:\nBEGIN_ARG:\n<|channel>thought\n<channel|>ls\nEND_ARG\n<|channel>thought\n<channel|>"
-    "<|tool_call>call:create:\nBEGIN_ARG:\nparser.py\nEND_ARG\n"
-    "BEGIN_ARG:\nimport re\nx = 1\nEND_ARG\n<tool_call|>"
-)
-BLOCK_TOOLS = [tool("run", command=TEXT), tool("create", path=TEXT, content=TEXT)]
-
-# One entry per malformed pattern seen in the wild: (what it is, raw, tools, options, text, thought, calls)
-PATTERNS = [
-    ("several openers", "<|channel><|channel>thought\nhm<channel|>Yes", None, {}, "Yes", "hm", []),
-    ("closer without opener", "thought\n<channel|>Hello", None, {}, "Hello", None, []),
-    ("lone closer at the end", "Hello.<channel|>", None, {}, "Hello.", None, []),
-    ("lone closer before a call", f"I will.<channel|>{call('f{}')}", None, {}, "I will.", None, [("f", {})]),
-    ("empty thought at the end", "Yes.<|channel>thought\n<channel|>", None, {}, "Yes.", None, []),
-    ("ends on a bare opener", "Done.<|channel> ", None, {}, "Done.", None, []),
-    (
-        "call in an open thought, then a result marker",
-        f"<|channel>thought\nGo.{call(f'f{{a:{Q}x{Q}}}')}<|tool_response>",
-        None,
-        {},
-        "",
-        "Go.",
-        [("f", {"a": "x"})],
-    ),
-    ("starts inside a thought", "more\n<channel|>Yes", None, {"starts_in_thought": True}, "Yes", "more", []),
-    (
-        "header repeated in an open thought",
-        "thought\nmore<channel|>Yes",
-        None,
-        {"starts_in_thought": True},
-        "Yes",
-        "more",
-        [],
-    ),
-    (
-        "opener repeated in an open thought",
-        "<|channel>thought\nmore<channel|>Yes",
-        None,
-        {"starts_in_thought": True},
-        "Yes",
-        "more",
-        [],
-    ),
-    ("no channel at all", "Straight answer.", None, {}, "Straight answer.", None, []),
-    ("marker in prose", "<|tool_call> opens a call.", None, {}, "<|tool_call> opens a call.", None, []),
-    ("marker in prose, last word", "It is <|tool_call>", None, {}, "It is <|tool_call>", None, []),
-    ("quotes in a text", call(f'f{{r:{Q}said "hi"{Q}}}'), None, {}, "", None, [("f", {"r": 'said "hi"'})]),
-    (
-        "delimiters as quotation marks",
-        call(f"f{{code:{Q}{SQL}{Q},refs:[{Q}df{Q}]}}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"code": 'sql(""" SELECT a, b FROM t """).df()', "refs": ["df"]})],
-    ),
-    (
-        "delimiter inside, keys known",
-        call(f"f{{code:{Q}print({Q}a, b: c{Q}){Q},n:1}}"),
-        [tool(code=TEXT, n=WHOLE)],
-        {},
-        "",
-        None,
-        [("f", {"code": 'print("a, b: c")', "n": 1})],
-    ),
-    (
-        "delimiter before a word that looks like a key",
-        call(f"f{{content:{Q}**One:**{Q} a{Q}, **Two:**{Q} b{Q},file:{Q}x{Q}}}"),
-        [tool(content=TEXT, file=TEXT)],
-        {},
-        "",
-        None,
-        [("f", {"content": '**One:**" a", **Two:**" b', "file": "x"})],
-    ),
-    (
-        "no delimiters, text to the end",
-        call(f"f{{path:{Q}a.md{Q},content:\n\n# Title\n\nSome, text: {{x}} }}"),
-        [tool(path=TEXT, content=TEXT)],
-        {},
-        "",
-        None,
-        [("f", {"path": "a.md", "content": "\n\n# Title\n\nSome, text: {x}"})],
-    ),
-    ("no delimiters, no schema", call("f{q:# Title}"), None, {}, "", None, [("f", {"q": "# Title"})]),
-    (
-        "only the closing delimiter",
-        call(f"f{{query:Paris, France{Q},limit:5}}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"query": "Paris, France", "limit": 5})],
-    ),
-    ("single quotes", call("f{p:'a,b',n:1}"), None, {}, "", None, [("f", {"p": "a,b", "n": 1})]),
-    (
-        "single quote and dangling delimiter",
-        call(f"f{{pattern:':\\s*\\w+'{Q}}}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"pattern": ":\\s*\\w+"})],
-    ),
-    (
-        "JSON and Python texts in containers",
-        call("""f{a:["x"],b:['y','z'],o:{"mode": "fast", "on": True}}"""),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"a": ["x"], "b": ["y", "z"], "o": {"mode": "fast", "on": True}})],
-    ),
-    ("JSON escapes", call(r'f{a:["x\n\"y\""]}'), None, {}, "", None, [("f", {"a": ['x\n"y"']})]),
-    (
-        "delimited keys",
-        call(f"f{{{Q}k{Q}:1,{Q}m{Q}:{Q}v{Q}}}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"k": 1, "m": "v"})],
-    ),
-    (
-        "key=value",
-        call(f"f{{a:{Q}x{Q},save_as='r.docx',n=3}}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"a": "x", "save_as": "r.docx", "n": 3})],
-    ),
-    ("parentheses", call('f(arg: "v", n: 2)'), None, {}, "", None, [("f", {"arg": "v", "n": 2})]),
-    ("JSON in parentheses", call('f({"arg": "v"})'), None, {}, "", None, [("f", {"arg": "v"})]),
-    (
-        "BEGIN_ARG blocks",
-        BLOCKS,
-        BLOCK_TOOLS,
-        {},
-        "",
-        None,
-        [("run", {"command": "ls"}), ("create", {"path": "parser.py", "content": "import re\nx = 1"})],
-    ),
-    (
-        "odd keys, deep nesting",
-        call(f"f{{@type:{Q}x{Q},a.b.c:{{d:{{e:[1,{{g:[]}}]}}}}}}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"@type": "x", "a.b.c": {"d": {"e": [1, {"g": []}]}}})],
-    ),
-    ("no closing brace", call(f"f{{a:{Q}x{Q}"), None, {}, "", None, [("f", {"a": "x"})]),
-    ("no closing marker", call(f"f{{a:{Q}x{Q}}}", close=False), None, {}, "", None, [("f", {"a": "x"})]),
-    ("neither", call(f"f{{o:{{a:{Q}x{Q}", close=False), None, {}, "", None, [("f", {"o": {"a": "x"}})]),
-    ("no closing delimiter", call(f"f{{a:{Q}x}}"), None, {}, "", None, [("f", {"a": "x"})]),
-    (
-        "markers left in finished arguments",
-        '<|tool_call>{"name":"f","arguments":{"a":"<|\\"|>x<|\\"|>"}}<tool_call|>',
-        None,
-        {},
-        "",
-        None,
-        [("f", {"a": "x"})],
-    ),
-    ("one call nine times", call("f{a:1}") * 9, None, {}, "", None, [("f", {"a": 1})]),
-    (
-        "repetition to the cap",
-        call(f"f{{a:{Q}" + "again\n" * 500, close=False),
-        None,
-        {},
-        call(f"f{{a:{Q}" + "again\n" * 500, close=False),
-        None,
-        [],
-    ),
-    (
-        "calls back to back",
-        call("f{a:1}") + call("f{a:2}") + "\n" + call("g{}"),
-        None,
-        {},
-        "",
-        None,
-        [("f", {"a": 1}), ("f", {"a": 2}), ("g", {})],
-    ),
-    ("null", call("f{a:null,b:[null]}"), None, {}, "", None, [("f", {"a": None, "b": [None]})]),
-    ("a tool nobody declared", call("other{a:1}"), [tool(a=WHOLE)], {}, "", None, [("other", {"a": 1})]),
-    (
-        "a name with its namespace",
-        call("google:mcp:F{a:1}"),
-        [tool(a=WHOLE)],
-        {},
-        "",
-        None,
-        [("f", {"a": 1})],
-    ),
-]
-
-
-@pytest.mark.parametrize("pattern", PATTERNS, ids=[pattern[0] for pattern in PATTERNS])
-def test_malformed_pattern(pattern):
-    _, raw, tools, options, text, thinking, calls = pattern
-    assert read(raw, tools, **options) == (text, thinking, calls)
-    assert stream(tokens_of(raw), tools=tools, **options)[1:] == (text, thinking, calls)
+@pytest.mark.parametrize("case", PATTERNS, ids=[case["name"] for case in PATTERNS])
+def test_malformed_pattern(case):
+    raw, tools, options = case["raw"], case["tools"], {"starts_in_thought": case["starts_in_thought"]}
+    expected = (case["text"], case["thinking"], [tuple(call) for call in case["calls"]])
+    assert read(raw, tools, **options) == expected
+    assert stream(tokens_of(raw), tools=tools, **options)[1:] == expected
 
 
 @pytest.mark.parametrize("split", [1, 2, 3, 5])
