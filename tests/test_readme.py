@@ -1,0 +1,152 @@
+"""Every example of the README runs, on tiny models that stand where it names real ones."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gemma4_gguf.cli.main import build_parser, main
+from gemma4_gguf.session import Session
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+CI = (ROOT / ".ci/run").read_text("utf-8")
+NANO = ROOT / "gemma4_gguf/nano"
+MODEL = "gemma-4-E2B-it-Q4_K_M.gguf"
+MAX_TOKENS = 12  # random weights have no reason to stop
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+OWN = [line for line in COMMANDS if line.startswith("gemma4-gguf")]
+
+
+@pytest.fixture
+def place(
+    converted: Callable[..., dict[str, Path]],
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Path]:
+    """A directory with the files that the README names, and replies kept short."""
+    files = converted("e2b", quant="Q8_0")
+    (tmp_path / "models").mkdir()
+    shutil.copyfile(files["model"], tmp_path / "models" / MODEL)
+    shutil.copyfile(files["projector"], tmp_path / "models/mmproj-gemma-4-E2B-it-BF16.gguf")
+    shutil.copytree(checkpoint("e2b"), tmp_path / "checkpoints/my-finetune")
+    for name in ("sign.jpg", "street.png"):
+        shutil.copyfile(NANO / "samples/scene1.png", tmp_path / name)
+    tone = np.sin(np.arange(16_000) * 0.1) * 9000
+    with wave.open(str(tmp_path / "voice.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sound.writeframes(tone.astype("<i2").tobytes())
+    generate = Session.generate
+
+    def short(self: Session, *messages: Any, sampling: Any, **options: Any) -> Any:
+        from dataclasses import replace
+
+        return generate(self, *messages, sampling=replace(sampling, max_tokens=MAX_TOKENS), **options)
+
+    monkeypatch.setattr(Session, "generate", short)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def run_block(text: str) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__name__": "example"}
+    exec(compile(text, "README.md", "exec"), scope)
+    return scope
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_examples_run(number: int, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(place.rglob("*"))
+    run_block(blocks("python")[number])
+    assert capsys.readouterr().out.strip() or set(place.rglob("*")) > before, "the example shows nothing"
+
+
+@pytest.mark.parametrize("line", OWN)
+def test_commands_are_understood(line: str) -> None:
+    args = build_parser().parse_args(shlex.split(line)[1:])
+    assert callable(args.run)
+
+
+@pytest.mark.parametrize(
+    "line", [c for c in OWN if " convert checkpoints" in c or " ask " in c or " inspect " in c]
+)
+def test_commands_run(line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(line)[1:]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_chat_command_takes_turns(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = [c for c in OWN if " chat " in c]
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO('/image sign.jpg\nfirst \\\nline\n/think\n"""\nsecond\n\nturn\n"""\n')
+    )
+    assert main(shlex.split(line)[1:]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        len(out.splitlines()) >= 2 and "sign.jpg goes with the next turn" in err and "thinking is on" in err
+    )
+
+
+def test_ci_runs_the_commands_of_the_installation() -> None:
+    lines = CI.splitlines()
+    for command in COMMANDS[:2]:
+        first, second = command.split(" && ")
+        at = next(i for i, line in enumerate(lines) if line.startswith(first))
+        assert lines[at + 1].startswith(second)
+
+
+def test_supported_types_are_those_of_the_converter() -> None:
+    from gemma4_gguf.convert.recipe import PROJECTOR_QUANTS, QUANT_TYPES
+
+    named = [
+        re.findall(r"\b(?:I?Q\d\w*|BF16|F\d\d)\b", row) for row in README.splitlines() if row.startswith("| ")
+    ]
+    (model,) = [row for row in named if len(row) > 10]
+    assert set(model) == set(QUANT_TYPES)
+    assert sorted(PROJECTOR_QUANTS) in [sorted(set(row)) for row in named]
+
+
+def test_exit_codes_are_those_of_the_table() -> None:
+    from gemma4_gguf import errors
+    from gemma4_gguf.cli.errors import exit_code
+
+    named = {
+        "checkpoint": errors.ConfigError(""),
+        "hub": errors.HubError(""),
+        "output": errors.OutputError(""),
+        "GGUF file": errors.PairingError(""),
+        "engine": errors.DeviceError(""),
+        "media": errors.MediaError(""),
+        "messages": errors.MessageError(""),
+        "context full": errors.ContextFullError("", n_tokens=1, n_ctx=1),
+    }
+    text = " ".join(README.split())
+    for word, error in named.items():
+        assert f"{exit_code(error)} {word}" in text
+
+
+def test_members_of_the_table_are_those_of_the_tests() -> None:
+    import tiny
+
+    table = README[README.index("| member |") : README.index("Base and instruction")].lower()
+    for member in tiny.MEMBERS:
+        if member in ("e2b", "e4b", "26b", "31b", "12b", "assistant"):
+            assert member in table
