@@ -54,6 +54,10 @@ class MediaError(Gemma4Error):
     """A picture, a sound or a video cannot be used."""
 
 
+class OptionError(Gemma4Error):
+    """An option has a value outside its range, or two options contradict each other."""
+
+
 class MessageError(Gemma4Error):
     """A message has an unknown role, a malformed part, or media that this model cannot take."""
 

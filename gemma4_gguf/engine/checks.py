@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gemma4_gguf.convert.reader import GGUFFile, open_gguf, require_gemma4
 from gemma4_gguf.errors import GGUFError
@@ -84,7 +84,7 @@ class ModelFacts:
     n_bytes: int
 
     @property
-    def family_size(self) -> str:
+    def family_size(self) -> Literal["small", "large"]:
         """The template family: "small" for members with per-layer embeddings (E2B, E4B), else "large"."""
         return "small" if self.ple_width else "large"
 

@@ -21,7 +21,7 @@ from gemma4_gguf.engine.batch import Batch
 from gemma4_gguf.engine.interrupt import Interrupt
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, common_items, n_positions
 from gemma4_gguf.engine.model import Model
-from gemma4_gguf.errors import ContextFullError, EngineError
+from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS, SessionOptions
 
 TEXT_BATCH = 512
@@ -46,7 +46,8 @@ class Context:
         sees: a projector with a picture tower will be used.
 
     Raises:
-        EngineError: the options contradict each other, or llama.cpp cannot make the context.
+        OptionError: the options are out of range or contradict each other.
+        EngineError: llama.cpp cannot make the context.
     """
 
     def __init__(self, model: Model, options: SessionOptions, *, sees: bool = False) -> None:
@@ -93,10 +94,16 @@ class Context:
         return params
 
     def close(self) -> None:
-        """Frees the context. Calling it again does nothing."""
-        self._interrupt.close()
-        self._finalizer()
-        self.handle = None
+        """Frees the context, once no decode is running. Calling it again does nothing."""
+        with self.lock:
+            self._interrupt.close()
+            self._finalizer()
+            self.handle = None
+
+    def require_open(self) -> None:
+        """Raises EngineError after `close`: llama.cpp would read freed memory."""
+        if self.handle is None:
+            raise EngineError("The session is closed. Open it again.")
 
     # The cache
 
@@ -110,6 +117,7 @@ class Context:
         Returns:
             Items that are kept.
         """
+        self.require_open()
         keep = 0 if state.dirty else min(common_items(state.items, items), len(items) - 1)
         if keep < len(state.items) and not self._can_go_back(state, n_positions(items[:keep])):
             keep = 0
@@ -158,8 +166,8 @@ class Context:
 
     def extend_one(self, state: SequenceState, token: int) -> None:
         """Decodes one token: `extend` without its overhead, for the reply."""
-        if state.n_past >= self.n_ctx:
-            self.require_room(state.n_past + 1)
+        self.require_open()
+        self.require_room(state.n_past + 1)
         state.dirty = True
         code = self._lib.llama_decode(self.handle, self._single.set_one(token, state.n_past, state.number))
         if code:
@@ -263,15 +271,17 @@ def _runs(items: Sequence[Item]) -> list[list[int] | MediaSpan]:
 
 def _check_options(options: SessionOptions) -> None:
     if options.kv_type not in _KV_TYPES:
-        raise EngineError(f"kv_type is {options.kv_type!r}; expected one of {', '.join(_KV_TYPES)}.")
+        raise OptionError(f"kv_type is {options.kv_type!r}; expected one of {', '.join(_KV_TYPES)}.")
     if options.kv_type == "q8_0" and options.flash_attention is False:
-        raise EngineError(
+        raise OptionError(
             "A q8_0 cache needs flash attention. Leave flash_attention out, or take kv_type='f16'."
         )
     if options.n_ctx < 1 or not 1 <= options.n_seq <= MAX_SEQUENCES:
-        raise EngineError(
+        raise OptionError(
             f"n_ctx is {options.n_ctx}, n_seq {options.n_seq}; expected at least 1, and 1 to {MAX_SEQUENCES}."
         )
+    if options.n_threads is not None and options.n_threads < 1:
+        raise OptionError(f"n_threads is {options.n_threads}; expected at least 1, or None for all cores.")
 
 
 def _flash_attention(options: SessionOptions) -> int:

@@ -36,7 +36,7 @@ _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator", 4: "meta"}
 _BACKENDS = {"hip": "rocm", "mtl": "metal"}
 
 _log = logging.getLogger("gemma4_gguf.llama_cpp")
-_log.addHandler(logging.NullHandler())  # quiet unless the application asks for it
+logging.getLogger("gemma4_gguf").addHandler(logging.NullHandler())  # quiet unless the application asks
 _lock = threading.RLock()
 
 

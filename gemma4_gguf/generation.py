@@ -1,0 +1,196 @@
+"""The loop that draws a reply: decode, draw, turn bytes into characters, split into chunks, stop.
+
+Streaming is the primitive: `Generation` yields chunks, and what asks for a whole reply reads them to the end.
+The engine is held for one decode and one draw at a time, so several generations can take turns.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gemma4_gguf.engine.context import Context
+from gemma4_gguf.engine.memory import SequencePool, SequenceState
+from gemma4_gguf.engine.sampler import Sampler
+from gemma4_gguf.markers import Markers
+from gemma4_gguf.messages import Chunk, FinishReason, Reply, Usage
+from gemma4_gguf.options import SamplingOptions
+from gemma4_gguf.prompt import Prompt
+from gemma4_gguf.reply import ReplyParser
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a generation runs on: one context, its sequences, and the markers of the vocabulary."""
+
+    context: Context
+    pool: SequencePool
+    markers: Markers
+
+
+class Generation:
+    """One reply in the making.
+
+    Args:
+        engine: what it runs on.
+        prompt: what the model reads.
+        sampling: how tokens are drawn, when to stop.
+        tools: OpenAI tool dicts the model was shown.
+        first_call: number of the first tool call id.
+
+    Attributes:
+        reply: the reply so far; final after the "end" chunk, "cancelled" when the stream was left early.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        sampling: SamplingOptions,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        first_call: int = 0,
+    ) -> None:
+        engine.context.require_room(prompt.n_tokens)
+        self.reply = Reply(finish_reason="cancelled")
+        self._engine = engine
+        self._prompt = prompt
+        self._sampling = sampling
+        self._parser = ReplyParser(engine.markers, tools, prompt.starts_in_thought, first_call=first_call)
+        self._stop = StopText(sampling.stop)
+        self._usage = Usage(prompt_tokens=prompt.n_tokens)
+        self._n_drawn = 0
+
+    def stream(self) -> Generator[Chunk, None, None]:
+        """Yields the chunks of the reply, the last one of kind "end"."""
+        finish: FinishReason = "cancelled"
+        try:
+            with self._engine.pool.lend(self._prompt.items) as state, closing(self._sampler()) as sampler:
+                draws = self._draw(state, sampler)
+                finish = yield from self._chunks(draws)
+            for chunk in self._parser.flush(finish):
+                yield from self._pass(chunk)
+            yield from self._text(self._stop.flush())
+        finally:
+            usage = replace(self._usage, completion_tokens=self._n_drawn)
+            reply = self._parser.finish(finish, usage)
+            self.reply = replace(reply, text=self._stop.passed) if self._sampling.stop else reply
+        yield Chunk("end", reply=self.reply)
+
+    def _chunks(self, draws: Iterator[int]) -> Generator[Chunk, None, FinishReason]:
+        """Returns why the reply ended."""
+        model = self._engine.context.model
+        characters = codecs.getincrementaldecoder("utf-8")("replace")
+        limit = self._sampling.max_tokens
+        piece, feed, ends_reply = model.piece, self._parser.feed, model.ends_reply
+        for token in draws:
+            self._n_drawn += 1
+            if ends_reply(token):
+                return "stop"
+            for chunk in feed(token, characters.decode(piece(token))):
+                yield from self._pass(chunk)
+                if self._stop.hit:
+                    return "stop"
+            if self._n_drawn == limit:
+                break
+        for chunk in feed(None, characters.decode(b"", final=True)):
+            yield from self._pass(chunk)
+        return "length"
+
+    def _draw(self, state: SequenceState, sampler: Sampler) -> Iterator[int]:
+        """Yields drawn tokens until the context is full; each is decoded when the next one is asked for."""
+        context, items = self._engine.context, self._prompt.items
+        with context.lock:
+            start = time.perf_counter()
+            kept = context.fit(state, items)
+            self._usage = replace(self._usage, reused_tokens=state.n_past)
+            context.extend(state, items[kept:])
+            token = sampler.draw(context.handle)
+        n_new = self._usage.prompt_tokens - self._usage.reused_tokens
+        _log.debug("prompt: %d tokens decoded in %.3f s", n_new, time.perf_counter() - start)
+        while True:
+            yield token
+            if state.n_past >= context.n_ctx:
+                return
+            with context.lock:
+                context.extend_one(state, token)
+                token = sampler.draw(context.handle)
+
+    def _sampler(self) -> Sampler:
+        model = self._engine.context.model
+        history = [item for item in self._prompt.items if isinstance(item, int)]
+        return Sampler(self._sampling, model.n_vocab, model.facts.banned_tokens, history)
+
+    def _pass(self, chunk: Chunk) -> Iterator[Chunk]:
+        """Lets a chunk through; text goes past the stop texts first."""
+        if chunk.kind == "text":
+            yield from self._text(self._stop.push(chunk.text))
+        elif not self._stop.hit:
+            yield from self._text(self._stop.flush())
+            yield chunk
+
+    @staticmethod
+    def _text(text: str) -> Iterator[Chunk]:
+        if text:
+            yield Chunk("text", text)
+
+
+class StopText:
+    """Finds texts that end a reply, wherever token boundaries fall.
+
+    Args:
+        stops: texts to look for; none of them is let through.
+
+    Attributes:
+        hit: one was found; nothing passes any more.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.hit = False
+        self._stops = tuple(stops)
+        self._passed: list[str] = []
+        self._held = ""
+
+    @property
+    def passed(self) -> str:
+        """All text let through."""
+        return "".join(self._passed)
+
+    def push(self, text: str) -> str:
+        """Takes text. Returns: what can no longer become part of a stop text."""
+        if not self._stops:
+            return text
+        if self.hit:
+            return ""
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.hit, self._held = True, ""
+            return self._let(text[: min(found)])
+        keep = self._unsafe(text)
+        self._held = text[len(text) - keep :]
+        return self._let(text[: len(text) - keep])
+
+    def flush(self) -> str:
+        """No more text. Returns: what was held back."""
+        held, self._held = self._held, ""
+        return self._let(held)
+
+    def _let(self, text: str) -> str:
+        if text:
+            self._passed.append(text)
+        return text
+
+    def _unsafe(self, text: str) -> int:
+        """Characters at the end that may begin a stop text."""
+        longest = max(map(len, self._stops)) - 1
+        for n in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-n:]) for stop in self._stops):
+                return n
+        return 0
