@@ -77,9 +77,11 @@ class FilePlan:
 
     `fields` lack general.file_type and general.quantization_version: the writer adds them, which follow from
     the type that was asked for. `name` is the base of the file name: no path separators, no spaces.
+    `unused` names stored tensors that are left out on purpose.
     """
 
     kind: Literal["model", "projector"]
     name: str
     fields: tuple[Field, ...]
     tensors: tuple[MappedTensor, ...]
+    unused: tuple[str, ...] = ()
