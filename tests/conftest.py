@@ -46,9 +46,10 @@ def converted(
         key = (member, quant, projector_type, repr(sorted(options.items())))
         if key not in made:
             out = tmp_path_factory.mktemp(f"gguf-{member}-{quant}")
-            convert_checkpoint(checkpoint(member, **options), out, quant=quant, projector_type=projector_type)
-            files = sorted(out.glob("*.gguf"))
-            made[key] = {("projector" if f.name.startswith("mmproj") else "model"): f for f in files}
+            files = convert_checkpoint(checkpoint(member, **options), out, quant, projector_type)
+            made[key] = {"model": files.model}
+            if files.projector is not None:
+                made[key]["projector"] = files.projector
         return made[key]
 
     return convert
