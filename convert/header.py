@@ -129,7 +129,7 @@ def place_file_type(fields: Sequence[Field], file_type: int, *, at_end: bool) ->
     after = [i + 1 for i, field in enumerate(kept) if field.key.endswith(".attention.value_length")]
     before = [i for i, field in enumerate(kept) if field.key.startswith("clip.")]
     kept.insert((after or before or [len(kept)])[0], kind)
-    vocabulary = [i for i, field in enumerate(kept) if field.key.startswith("tokenizer.")]
+    vocabulary = [i for i, field in enumerate(kept) if field.key == "tokenizer.ggml.model"]
     kept.insert((vocabulary or [len(kept)])[0], version)
     return kept
 

@@ -176,8 +176,8 @@ def read_rows(file: GGUFFile, info: TensorInfo, start: int, stop: int) -> np.nda
         stop: row after the last.
 
     Returns:
-        [stop - start, row_length] of float32, float16 or uint16 (bits of BF16); the bytes of the rows as uint8
-        for any other type.
+        [stop - start, row_length] of float32, float16 or uint16 (bits of BF16); for any other type the bytes
+        of the rows, uint8.
 
     Raises:
         GGUFError: the file cannot be read or has become shorter.

@@ -1,0 +1,168 @@
+"""From a checkpoint to finished files: the mapping's plan, the recipe's types, one pass of the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemma4_gguf.convert.blocks import is_quantized
+from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from gemma4_gguf.convert.header import pack_fields, place_file_type
+from gemma4_gguf.convert.plan import plan_model, plan_projector
+from gemma4_gguf.convert.progress import ProgressCallback
+from gemma4_gguf.convert.recipe import (
+    QUANT_TYPES,
+    QuantType,
+    TensorType,
+    converter_type,
+    ggml_shape,
+    model_shape,
+    quant_type,
+    quantizer_types,
+)
+from gemma4_gguf.convert.tensors import FilePlan, MappedTensor
+from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
+
+# The quantizer starts from a file of this type: weights of any other pass through it.
+_STAGE = QUANT_TYPES["BF16"]
+
+
+@dataclass(frozen=True)
+class ConvertedFiles:
+    """What a conversion wrote. Iterating gives the paths.
+
+    Args:
+        model: the model.
+        projector: what makes it see and hear; None for a text-only checkpoint, or if none was asked for.
+    """
+
+    model: Path
+    projector: Path | None
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter([self.model] if self.projector is None else [self.model, self.projector])
+
+
+def convert_checkpoint(  # noqa: PLR0913  one parameter per choice of the command line
+    source: str | Path,
+    out_dir: str | Path,
+    quant: str = "Q4_K_M",
+    projector_type: str | None = "BF16",
+    *,
+    name: str | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    download_progress: Callable[..., Any] | None = None,
+) -> ConvertedFiles:
+    """Converts a checkpoint into `<Name>-<QUANT>.gguf` and, if it sees or hears, `mmproj-<Name>-<TYPE>.gguf`.
+
+    Everything is checked before anything is written, and both files appear whole or not at all.
+
+    Args:
+        source: a checkpoint directory, or a hub id such as "google/gemma-4-E2B-it".
+        out_dir: directory to write into; made if absent.
+        quant: type of the model: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_0, Q4_K_M, Q4_K_S, Q4_0,
+            IQ4_NL, IQ4_XS, Q3_K_M, Q3_K_S or Q2_K.
+        projector_type: type of the projector: F32, F16, BF16 or Q8_0; None writes none.
+        name: what to call the model, such as its hub id; None takes the hub id or the directory's name.
+        force: replace existing files.
+        threads: encoding threads, at least 1; None takes the usable cores.
+        progress: called after each slice, in the calling thread. An exception it raises ends the run.
+        token: for the hub; None takes HF_TOKEN or the stored login.
+        revision: branch, tag or commit on the hub; None takes the main branch.
+        download_progress: called as (file, bytes there, bytes in all) while a hub id is fetched.
+
+    Returns:
+        The files written.
+
+    Raises:
+        QuantTypeError: a type is unknown.
+        CheckpointError: the source cannot be converted; ConfigError and TensorError say where.
+        HubError: a hub id cannot be resolved or downloaded.
+        OutputError: a file exists, the disk has no room, the place cannot be written.
+    """
+    model_type = quant_type(quant)
+    eyes_type = None if projector_type is None else quant_type(projector_type, projector=True)
+    checkpoint = _open(source, name, token=token, revision=revision, progress=download_progress)
+    out_dir = Path(out_dir).expanduser()
+    plan = plan_model(checkpoint)
+    eyes = None if eyes_type is None else plan_projector(checkpoint)
+    model = out_dir / f"{plan.name}-{model_type.name}.gguf"
+    files = [output_file(plan, model, model_type)]
+    projector = None
+    if eyes is not None and eyes_type is not None:
+        projector = out_dir / f"mmproj-{eyes.name}-{eyes_type.name}.gguf"
+        files.append(output_file(eyes, projector, eyes_type))
+    write_files(files, force=force, threads=threads, progress=progress)
+    return ConvertedFiles(model, projector)
+
+
+def output_file(plan: FilePlan, path: Path, quant: QuantType) -> OutputFile:
+    """Chooses the type of every tensor of a plan, and with it the order of the file.
+
+    Args:
+        plan: what the mapping made of a checkpoint.
+        path: file to write.
+        quant: its type.
+
+    Returns:
+        What the writer needs.
+    """
+    fields = place_file_type(plan.fields, quant.file_type, at_end=not quant.by_converter)
+    return OutputFile(
+        path=path,
+        entries=pack_fields(fields),
+        tensors=_converted(plan, quant) if quant.by_converter else _quantized(plan, quant),
+        check_numbers=is_quantized(quant.base),
+    )
+
+
+def _converted(plan: FilePlan, quant: QuantType) -> list[OutputTensor]:
+    return [
+        OutputTensor(
+            name=tensor.name,
+            shape=tensor.shape,
+            type=converter_type(tensor.row_length, tensor.forced_type, quant),
+            raw_type=tensor.raw_type,
+            via=None,
+            read=tensor.read,
+        )
+        for tensor in plan.tensors
+    ]
+
+
+def _quantized(plan: FilePlan, quant: QuantType) -> list[OutputTensor]:
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    stage = {name: converter_type(t.row_length, t.forced_type, _STAGE) for name, t in tensors.items()}
+    listed = [TensorType(name, tensor.shape, stage[name]) for name, tensor in tensors.items()]
+    shape = model_shape({field.key: field.value for field in plan.fields})
+
+    def output(name: str, kind: str) -> OutputTensor:
+        tensor: MappedTensor = tensors[name]
+        return OutputTensor(name, ggml_shape(tensor.shape), kind, tensor.raw_type, stage[name], tensor.read)
+
+    return [output(name, kind) for name, kind in quantizer_types(listed, shape, quant).items()]
+
+
+def _open(
+    source: str | Path,
+    name: str | None,
+    *,
+    token: str | None,
+    revision: str | None,
+    progress: Callable[..., Any] | None,
+) -> Checkpoint:
+    if Path(source).expanduser().exists():
+        return open_checkpoint(Path(source), name=name)
+    from gemma4_gguf.hub import HubId, locate, resolve_checkpoint  # only a hub id needs the hub
+
+    found = locate(source)
+    if not isinstance(found, HubId):
+        return open_checkpoint(found, name=name)
+    directory = resolve_checkpoint(found.repo, token=token, revision=revision, progress=progress)
+    return open_checkpoint(directory, name=name or found.repo)
