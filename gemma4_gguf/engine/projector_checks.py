@@ -1,0 +1,206 @@
+"""Looks at a projector file before llama.cpp does: its assertions on shapes and positions end the process.
+
+Shapes follow from the metadata; the tables below are those of the graphs that llama.cpp builds
+(tools/mtmd/models/gemma4{v,a,uv,ua}.cpp in llama-cpp-python 0.3.36). What comes out also tells the projector
+which pictures it can take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma4_gguf.convert.reader import GGUFFile, open_gguf
+from gemma4_gguf.engine.checks import CONVERT_AGAIN
+from gemma4_gguf.engine.pairing import ProjectorFacts, check_projector
+from gemma4_gguf.errors import GGUFError
+
+_POOLING = 3  # llama.cpp's default; the key is optional
+_CONV_KERNEL = 5  # llama.cpp pads the conformer's convolution for exactly this many steps
+_MEL_BANDS = 128
+_SAMPLES_PER_TOKEN = 640
+_MAX_BLOCKS = 512
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class ProjectorLayout:
+    """What a projector file takes in.
+
+    Args:
+        facts: types, width and abilities.
+        token_px: side of the square of pixels behind one soft token, 0 without eyes.
+        max_side_tokens: soft tokens that fit along one side of a picture (rows of the position table).
+        says_gelu: the file names the activation that the vision tower was trained with. Without the key,
+            llama.cpp computes another one.
+    """
+
+    facts: ProjectorFacts
+    token_px: int
+    max_side_tokens: int
+    says_gelu: bool
+
+    @property
+    def has_conformer(self) -> bool:
+        """The audio part is the E-series' conformer, not the 12B's plain projection."""
+        return "gemma4a" in self.facts.types
+
+
+def check_layout(path: str | Path) -> ProjectorLayout:
+    """Checks that llama.cpp can build and run the graphs of a projector.
+
+    Args:
+        path: a GGUF file.
+
+    Returns:
+        What it takes in.
+
+    Raises:
+        GGUFError: it is damaged, not a Gemma 4 projector, or would end the process.
+    """
+    facts = check_projector(path)
+    file = open_gguf(path)
+    reader = _Reader(file)
+    token_px = max_side = 0
+    for kind in facts.types:
+        shapes = _SHAPES[kind](reader, facts.width)
+        reader.require(shapes)
+        if kind in ("gemma4v", "gemma4uv"):
+            pooling = reader.number("clip.vision.projector.scale_factor", default=_POOLING)
+            token_px = reader.number("clip.vision.patch_size") * pooling
+            rows = file.tensors["v.position_embd.weight"].shape[1]
+            max_side = rows if kind == "gemma4uv" else rows // pooling
+            for key in ("image_mean", "image_std"):
+                reader.triple(f"clip.vision.{key}")
+    return ProjectorLayout(facts, token_px, max_side, bool(file.metadata.get("clip.use_gelu", False)))
+
+
+class _Reader:
+    """Reads keys and shapes and says what is wrong with them."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.file = file
+
+    def fail(self, what: str) -> GGUFError:
+        return GGUFError(f"{self.file.path}: {what} {CONVERT_AGAIN}")
+
+    def number(self, key: str, *, default: int | None = None, at_most: int = 2**24) -> int:
+        value = self.file.metadata.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= at_most:
+            raise self.fail(f"{key} is {value!r}, expected 1 to {at_most}.")
+        return value
+
+    def triple(self, key: str) -> None:
+        value = self.file.metadata.get(key)
+        if not isinstance(value, list) or len(value) != 3:
+            raise self.fail(f"{key} is {value!r}, expected three numbers.")
+
+    def shape(self, name: str, n_dims: int) -> tuple[int, ...]:
+        tensor = self.file.tensors.get(name)
+        if tensor is None or len(tensor.shape) != n_dims:
+            found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
+            raise self.fail(f"{name} is {found}, expected {n_dims} dimensions.")
+        return tensor.shape
+
+    def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compares tensors with what the metadata implies. Vectors must be F32: llama.cpp adds them so."""
+        for name, expected in shapes.items():
+            tensor = self.file.tensors.get(name)
+            if tensor is None:
+                raise self.fail(f"the tensor {name} is missing.")
+            if tensor.shape != expected:
+                raise self.fail(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}.")
+            if len(expected) == 1 and tensor.type != "F32":
+                raise self.fail(f"{name} is {tensor.type}, expected F32.")
+        for tensor in self.file.tensors.values():
+            clamp = tensor.name.endswith((".input_min", ".input_max", ".output_min", ".output_max"))
+            if clamp and (tensor.shape != (1,) or tensor.type != "F32"):
+                raise self.fail(
+                    f"{tensor.name} is {tensor.type} {list(tensor.shape)}, expected one F32 number."
+                )
+
+
+def _vision(reader: _Reader, width: int) -> Shapes:
+    hidden = reader.number("clip.vision.embedding_length")
+    inner = reader.number("clip.vision.feed_forward_length")
+    heads = reader.number("clip.vision.attention.head_count", at_most=hidden)
+    head_dim = reader.number("clip.vision.attention.head_dim", default=max(1, hidden // heads))
+    patch = reader.number("clip.vision.patch_size")
+    rows = reader.shape("v.position_embd.weight", 3)[1]
+    shapes: Shapes = {
+        "v.patch_embd.weight": (hidden, 3, patch, patch),
+        "v.position_embd.weight": (2, rows, hidden),
+        "mm.input_projection.weight": (width, hidden),
+    }
+    if "v.std_bias" in reader.file.tensors or "v.std_scale" in reader.file.tensors:
+        shapes |= {"v.std_bias": (hidden,), "v.std_scale": (hidden,)}
+    for i in range(reader.number("clip.vision.block_count", at_most=_MAX_BLOCKS)):
+        block = {f"attn_{name}": (heads * head_dim, hidden) for name in "qkv"}
+        block |= {"attn_out": (hidden, heads * head_dim)}
+        block |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
+        vectors = {"attn_q_norm": head_dim, "attn_k_norm": head_dim}
+        vectors |= dict.fromkeys(("ln1", "ln2", "attn_post_norm", "ffn_post_norm"), hidden)
+        shapes |= {f"v.blk.{i}.{name}.weight": shape for name, shape in block.items()}
+        shapes |= {f"v.blk.{i}.{name}.weight": (size,) for name, size in vectors.items()}
+    return shapes
+
+
+def _vision_unified(reader: _Reader, width: int) -> Shapes:
+    hidden = reader.number("clip.vision.embedding_length")
+    pooling = reader.number("clip.vision.projector.scale_factor", default=_POOLING)
+    pixels = 3 * (reader.number("clip.vision.patch_size") * pooling) ** 2
+    rows = reader.shape("v.position_embd.weight", 3)[1]
+    shapes: Shapes = {
+        "v.patch_embd.weight": (hidden, pixels),
+        "v.patch_embd.bias": (hidden,),
+        "v.position_embd.weight": (2, rows, hidden),
+        "mm.input_projection.weight": (width, hidden),
+    }
+    for norm, size in ((1, pixels), (2, hidden), (3, hidden)):
+        shapes |= {f"v.patch_norm.{norm}.{part}": (size,) for part in ("weight", "bias")}
+    return shapes
+
+
+def _conformer(reader: _Reader, width: int) -> Shapes:
+    bands = reader.number("clip.audio.num_mel_bins")
+    if bands != _MEL_BANDS:
+        raise reader.fail(f"clip.audio.num_mel_bins is {bands}, expected {_MEL_BANDS}.")
+    hidden = reader.number("clip.audio.embedding_length")
+    inner = reader.number("clip.audio.feed_forward_length")
+    heads = reader.number("clip.audio.attention.head_count", at_most=hidden)
+    first, second = (reader.shape(f"a.conv1d.{i}.weight", 4)[0] for i in (0, 1))
+    out = reader.shape("a.pre_encode.out.weight", 2)[0]
+    shapes: Shapes = {
+        "a.conv1d.0.weight": (first, 1, 3, 3),
+        "a.conv1d.0.norm.weight": (first,),
+        "a.conv1d.1.weight": (second, first, 3, 3),
+        "a.conv1d.1.norm.weight": (second,),
+        "a.input_projection.weight": (hidden, bands // 4 * second),
+        "a.pre_encode.out.weight": (out, hidden),
+        "a.pre_encode.out.bias": (out,),
+        "mm.a.input_projection.weight": (width, out),
+    }
+    norms = ("ffn_norm", "ffn_post_norm", "ffn_norm_1", "ffn_post_norm_1", "norm_conv", "conv_norm")
+    for i in range(reader.number("clip.audio.block_count", at_most=_MAX_BLOCKS)):
+        block: Shapes = {f"attn_{name}": (hidden, hidden) for name in ("q", "k", "v", "out", "k_rel")}
+        block |= {"conv_pw1": (2 * hidden, hidden), "conv_pw2": (hidden, hidden)}
+        block |= {"conv_dw": (hidden, _CONV_KERNEL), "per_dim_scale": (hidden // heads,)}
+        for half in ("", "_1"):
+            block |= {f"ffn_up{half}": (inner, hidden), f"ffn_down{half}": (hidden, inner)}
+        block |= dict.fromkeys((*norms, "attn_pre_norm", "attn_post_norm", "ln2"), (hidden,))
+        shapes |= {f"a.blk.{i}.{name}.weight": shape for name, shape in block.items()}
+    return shapes
+
+
+def _audio_unified(_reader: _Reader, width: int) -> Shapes:
+    return {"mm.a.input_projection.weight": (width, _SAMPLES_PER_TOKEN)}
+
+
+_SHAPES = {
+    "gemma4v": _vision,
+    "gemma4uv": _vision_unified,
+    "gemma4a": _conformer,
+    "gemma4ua": _audio_unified,
+}

@@ -1,0 +1,221 @@
+"""Sounds: any container, or an array, to the 16 kHz mono samples that Gemma 4 hears.
+
+Channels are averaged, as librosa does under transformers, and resampled (`media.resample`). One clip is 30
+seconds at most: what the model was trained on, and where llama.cpp would cut without looking for a pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemma4_gguf.errors import MediaError
+from gemma4_gguf.media.decode import name_of, open_container
+from gemma4_gguf.media.resample import resample_blocks
+
+SAMPLE_RATE_HZ = 16_000
+MAX_CLIP_S = 30.0
+MAX_SAMPLES = int(MAX_CLIP_S * SAMPLE_RATE_HZ)
+MIN_SAMPLES = 161  # one window of the conformer's front end
+
+_SLACK_S = 0.1  # padding that encoders leave behind an exact 30 seconds
+_SILENT_PEAK = 1e-4  # -80 dBFS, below the noise of any microphone
+_LOUDEST = 8.0  # louder "samples in [-1, 1]" are integers in disguise
+_RATES_HZ = (1_000, 768_000)
+_MAX_CHANNELS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a longer sound.
+
+    Args:
+        samples: float32 [n], 16 kHz mono.
+        start_s: where it begins in the whole, seconds.
+    """
+
+    samples: np.ndarray
+    start_s: float
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + len(self.samples) / SAMPLE_RATE_HZ
+
+
+def load_audio(
+    source: str | Path | bytes | np.ndarray,
+    *,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    max_s: float | None = MAX_CLIP_S,
+) -> np.ndarray:
+    """Reads a sound.
+
+    Args:
+        source: a path or the content of any file with sound (videos too), or samples in [-1, 1]: floats or
+            16-bit integers, [n] or [n, channels].
+        sample_rate_hz: of an array; files carry theirs.
+        max_s: longest sound taken; None takes any length, for `cut_at_pauses`.
+
+    Returns:
+        float32 [n], 16 kHz mono.
+
+    Raises:
+        MediaError: no such file, no sound in it, damaged, empty, silent, or longer than max_s.
+    """
+    name = name_of(source, "sound")
+    if isinstance(source, np.ndarray):
+        rate, blocks = sample_rate_hz, iter([_checked_array(source)])
+        lowest, highest = _RATES_HZ
+        if not lowest <= rate <= highest:
+            raise MediaError(f"sample_rate_hz is {rate}; expected {lowest} to {highest}.")
+        samples = _gather(resample_blocks(blocks, int(rate), SAMPLE_RATE_HZ), name, max_s)
+    else:
+        with open_container(source, "sound") as container:
+            samples = _gather(_decode(container, name), name, max_s)
+    return _checked_sound(samples, name)
+
+
+def load_sound_track(source: str | Path | bytes, *, max_s: float | None = None) -> np.ndarray | None:
+    """Reads the sound of a video.
+
+    Args:
+        source: a path or the content of a file.
+        max_s: longest sound taken; None takes any length, for `cut_at_pauses`.
+
+    Returns:
+        float32 [n], 16 kHz mono; None when there is no sound track, or nothing can be heard on it.
+
+    Raises:
+        MediaError: no such file, damaged, or longer than max_s.
+    """
+    name = name_of(source, "video")
+    with open_container(source, "video") as container:
+        if not container.streams.audio:
+            return None
+        samples = _gather(_decode(container, name), name, max_s)
+    if len(samples) < MIN_SAMPLES or np.abs(samples).max() < _SILENT_PEAK:
+        return None
+    return samples
+
+
+def cut_at_pauses(samples: np.ndarray, *, max_s: float = MAX_CLIP_S) -> list[Piece]:
+    """Cuts a long sound into clips, each at the quietest tenth of a second of its last third.
+
+    Args:
+        samples: float32 [n], 16 kHz mono.
+        max_s: longest clip, 1 to 30 seconds.
+
+    Returns:
+        Pieces that follow each other without gap or overlap; a sound of up to max_s is one piece.
+    """
+    if not 1 <= max_s <= MAX_CLIP_S:
+        raise MediaError(f"max_s is {max_s}; expected 1 to {MAX_CLIP_S:.0f} seconds.")
+    most, step = int(max_s * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ // 10
+    pieces, start = [], 0
+    while len(samples) - start > most:
+        begin = start + most * 2 // 3
+        n_steps = (start + most - begin) // step
+        parts = samples[begin : begin + n_steps * step].reshape(n_steps, step)
+        loudness = (parts.astype(np.float64) ** 2).mean(axis=1)
+        # Of equally quiet places the last: fewer, longer pieces.
+        quietest = n_steps - 1 - int(np.argmin(loudness[::-1]))
+        stop = begin + quietest * step + step // 2
+        if len(samples) - stop < MIN_SAMPLES:
+            stop = len(samples) - MIN_SAMPLES
+        pieces.append(Piece(samples[start:stop], start / SAMPLE_RATE_HZ))
+        start = stop
+    return [*pieces, Piece(samples[start:], start / SAMPLE_RATE_HZ)]
+
+
+def _decode(container: Any, name: str) -> Iterator[np.ndarray]:
+    """Mono blocks at 16 kHz, float32 [n] each."""
+    if not container.streams.audio:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise MediaError(f"{name} has no sound track, only {kinds}. Pass a file with sound.")
+    stream = container.streams.audio[0]
+    rate = int(stream.rate or 0)
+    if rate <= 0:
+        raise MediaError(f"{name} does not say its sample rate. Save it again as WAV or FLAC.")
+    yield from resample_blocks(_mono_blocks(container, stream, rate, name), rate, SAMPLE_RATE_HZ)
+
+
+def _mono_blocks(container: Any, stream: Any, rate: int, name: str) -> Iterator[np.ndarray]:
+    """Decodes; joins small frames to blocks of a second or more, since each costs a fixed effort later."""
+    import av
+
+    to_float = av.AudioResampler(format="fltp")
+    parts: list[np.ndarray] = []
+    n_gathered = n_bad = n_frames = 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            n_bad += 1  # rubbish between good packets is common in MP3 streams
+            continue
+        for frame in frames:
+            if frame.sample_rate != rate:
+                raise MediaError(f"{name} changes its sample rate midway. Save it again as WAV or FLAC.")
+            n_frames += 1
+            for planar in to_float.resample(frame):
+                parts.append(planar.to_ndarray().mean(axis=0, dtype=np.float32))
+                n_gathered += len(parts[-1])
+        if n_gathered >= rate:
+            yield np.concatenate(parts)
+            parts, n_gathered = [], 0
+    if n_bad > n_frames:
+        raise MediaError(
+            f"{name} is damaged: {n_bad} of its parts cannot be decoded. Save or download it again."
+        )
+    if parts:
+        yield np.concatenate(parts)
+
+
+def _gather(blocks: Iterator[np.ndarray], name: str, max_s: float | None) -> np.ndarray:
+    parts, n = [], 0
+    most = None if max_s is None else int(max_s * SAMPLE_RATE_HZ)
+    for block in blocks:
+        parts.append(block)
+        n += len(block)
+        if most is not None and n > most + _SLACK_S * SAMPLE_RATE_HZ:
+            raise MediaError(
+                f"{name} is longer than {max_s:g} seconds, the most that one clip can have. Cut it into "
+                "pieces, or use transcribe, which cuts at pauses."
+            )
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return np.ascontiguousarray(samples[:most], np.float32)
+
+
+def _checked_array(samples: np.ndarray) -> np.ndarray:
+    if samples.ndim == 2 and 1 <= samples.shape[1] <= _MAX_CHANNELS:
+        samples = samples.mean(axis=1) if samples.dtype != np.int16 else samples / 32768.0
+        samples = samples.mean(axis=1) if samples.ndim == 2 else samples
+    if samples.ndim != 1:
+        raise MediaError(
+            f"The samples have shape {list(samples.shape)}; expected [n] or [n, channels]. Transpose them?"
+        )
+    if samples.dtype == np.int16:
+        samples = samples / 32768.0
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise MediaError(f"The samples are {samples.dtype}; expected floats in [-1, 1] or 16-bit integers.")
+    return samples.astype(np.float32)
+
+
+def _checked_sound(samples: np.ndarray, name: str) -> np.ndarray:
+    if len(samples) < MIN_SAMPLES:
+        raise MediaError(
+            f"{name} has {len(samples)} samples at 16 kHz, less than 10 ms: nothing to hear. Record it again."
+        )
+    if not np.isfinite(samples).all():
+        raise MediaError(f"{name} holds samples that are no numbers (NaN or infinite). Save it again.")
+    peak = float(np.abs(samples).max())
+    if peak < _SILENT_PEAK:
+        raise MediaError(
+            f"{name} is silent (its loudest sample is {peak:.1e} of 1). Check the microphone or the file."
+        )
+    if peak > _LOUDEST:
+        raise MediaError(f"{name} reaches {peak:.4g}; expected samples in [-1, 1]. Divide integers by 32768.")
+    return samples

@@ -1,0 +1,122 @@
+"""Bytes to streams: what a source may be, and PyAV behind one door with its faults translated.
+
+Files are opened here and handed over as streams, so that FFmpeg never reads a name as one of its protocols
+(http:, concat:, …) and any path that Python can open works.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
+
+from gemma4_gguf.errors import MediaError
+
+_DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<parameters>(;[^,;]*)*),", re.I)
+
+
+def is_data_uri(text: str) -> bool:
+    """Whether a text is a data URI (data:image/png;base64,…)."""
+    return _DATA_URI.match(text) is not None
+
+
+def data_uri_bytes(text: str) -> bytes:
+    """Content of a data URI.
+
+    Raises:
+        MediaError: it is no data URI, or not valid base64.
+    """
+    match = _DATA_URI.match(text)
+    if match is None:
+        raise MediaError(f"{text[:40]!r} is no data URI; expected data:<type>;base64,<content>.")
+    content = text[match.end() :]
+    if "base64" not in match["parameters"].lower().split(";"):
+        return unquote_to_bytes(content)
+    try:
+        return base64.b64decode("".join(content.split()), validate=True)
+    except binascii.Error as error:
+        raise MediaError(f"The data URI does not hold valid base64: {error}. Encode it again.") from error
+
+
+@contextlib.contextmanager
+def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
+    """Opens a file, or wraps encoded bytes.
+
+    Args:
+        source: a path, or the content of a file.
+        what: for messages, such as "picture".
+
+    Raises:
+        MediaError: there is no such file, it cannot be read, or it is empty.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if not len(source):
+            raise MediaError(f"The {what} has no bytes. Pass a path or the content of a file.")
+        yield io.BytesIO(source)
+        return
+    if not isinstance(source, (str, Path)):
+        raise MediaError(f"A {what} cannot be {type(source).__name__}; pass a path or the content of a file.")
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            raise MediaError(f"{path} is a directory; expected a {what} file.")
+        if path.stat().st_size == 0:
+            raise MediaError(f"{path} is empty. Save or download the {what} again.")
+        stream = path.open("rb")
+    except FileNotFoundError as error:
+        raise MediaError(f"{path} does not exist; expected a {what} file.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"{str(path)[:200]} cannot be read as a {what}: {reason}.") from error
+    with stream:
+        yield stream
+
+
+def name_of(source: object, what: str) -> str:
+    """How messages call a source: its path, or "The <what>"."""
+    return str(source) if isinstance(source, (str, Path)) else f"The {what}"
+
+
+@contextlib.contextmanager
+def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
+    """Opens a sound or a video with PyAV.
+
+    Args:
+        source: a path, or the content of a file.
+        what: for messages: "sound" or "video".
+
+    Yields:
+        An av.container.InputContainer. Faults of FFmpeg inside the block become MediaError.
+
+    Raises:
+        MediaError: the file cannot be read, or FFmpeg does not know or cannot follow it.
+    """
+    import av
+
+    with open_source(source, what) as stream:
+        name = name_of(source, what)
+        try:
+            # A damaged text tag must not stop the sound.
+            container = av.open(stream, metadata_errors="replace")
+        except (av.error.FFmpegError, ValueError) as error:
+            raise MediaError(
+                f"{name} is no {what} that FFmpeg knows: {_reason(error)}. Use WAV, MP3, FLAC, OGG, M4A, "
+                "MP4, WebM or MKV."
+            ) from error
+        with container:
+            try:
+                yield container
+            except av.error.FFmpegError as error:
+                raise MediaError(
+                    f"{name} is damaged: {_reason(error)}. Save or download the {what} again."
+                ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
