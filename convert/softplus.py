@@ -2,8 +2,8 @@
 
 PyTorch computes 32 numbers at a time with SLEEF's expf and log1pf (sleefsimdsp.c, error below 1 ulp; called
 in ATen/native/cpu/Activation.cpp). Both are spelled out here in float32 steps, each rounded as theirs are.
-What is left of a length that is no multiple of 32 goes to the platform's C library there, to the nearest
-float32 here.
+What is left of a length that is no multiple of 32 goes to the platform's C library there, and is computed
+here as glibc before 2.41 does (fdlibm, s_log1pf.c); real models have no such rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ _EXP = tuple(
 )  # fmt: skip
 _LN2, _LN2_REST = np.float32(0.69314718246459960938), np.float32(-1.904654323148236017e-09)
 _LOG = tuple(map(np.float32, (0.3027294874, 0.3996108174, 0.6666694880)))
-_ONE, _TWO = np.float32(1), np.float32(2)
+_LIBM_LN2_HIGH, _LIBM_LN2_LOW = np.float32(6.9313812256e-01), np.float32(9.0580006145e-06)
+_LIBM_LOG = tuple(
+    map(
+        np.float32,
+        (1.4798198640e-01, 1.5313838422e-01, 1.8183572590e-01, 2.2222198546e-01, 2.8571429849e-01,
+         4.0000000596e-01, 6.6666668653e-01),
+    )
+)  # fmt: skip
+_SQRT2_BITS = 0x3504F7  # fraction of a float32 from which it is nearer to the next power of two
+_HALF, _ONE, _TWO = np.float32(0.5), np.float32(1), np.float32(2)
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
@@ -41,8 +50,8 @@ def softplus(x: np.ndarray) -> np.ndarray:
     whole = len(flat) - len(flat) % _GROUP
     result = np.empty_like(flat)
     result[:whole] = _log1p(_exp(flat[:whole]))
-    rest = np.exp(flat[whole:].astype(np.float64)).astype(np.float32)
-    result[whole:] = np.log1p(rest.astype(np.float64))
+    # glibc's expf is the nearest float32 but for one case in a thousand.
+    result[whole:] = _log1p_libm(np.exp(flat[whole:].astype(np.float64)).astype(np.float32))
     return np.where(x > _LINEAR_FROM, x, result.reshape(x.shape))
 
 
@@ -87,3 +96,26 @@ def _log1p(x: np.ndarray) -> np.ndarray:
     cubic = square * r * t
     result = total + cubic
     return result + (((total - result) + cubic) + total_tail)
+
+
+def _log1p_libm(x: np.ndarray) -> np.ndarray:
+    """fdlibm's log1pf for x ≥ 0: 1 + x = 2^k (1 + f), and log(1 + f) from s = f / (2 + f)."""
+    u = _ONE + x
+    bits = u.view(np.int32)
+    fraction = bits & 0x7FFFFF
+    above = fraction >= _SQRT2_BITS
+    k = (bits >> 23) - 127
+    correction = np.where(k > 0, _ONE - (u - x), x - (u - _ONE)) / u
+    f = (fraction | np.where(above, 0x3F000000, 0x3F800000)).astype(np.int32).view(np.float32) - _ONE
+    small = x.view(np.int32) < 0x3ED413D7  # below sqrt(2) - 1 the power is 1 and nothing is lost in 1 + x
+    k = np.where(small, 0, k + above).astype(np.float32)
+    f, correction = np.where(small, x, f), np.where(small, 0, correction).astype(np.float32)
+    half = _HALF * f * f
+    s = f / (_TWO + f)
+    z = s * s
+    r = np.full_like(z, _LIBM_LOG[0])
+    for coefficient in _LIBM_LOG[1:]:
+        r = coefficient + z * r
+    tail = s * (half + z * r)
+    powers = k * _LIBM_LN2_HIGH - ((half - (tail + (k * _LIBM_LN2_LOW + correction))) - f)
+    return np.where(k == 0, f - (half - tail), powers)
