@@ -80,7 +80,8 @@ def test_checkpoints_load_whole(
 
     directory = tiny.write_checkpoint(member, tmp_path, spelling=spelling, shards=2)
     if member.startswith("assistant"):
-        # transformers 5.23 refuses its own assistant configs: it looks for a layer that stores what all reuse.
+        # transformers 5.23 refuses its own assistant configs: it looks for a layer that stores what all
+        # reuse.
         name = "Gemma4UnifiedTextConfig" if member.endswith("unified") else "Gemma4TextConfig"
         reuse = property(lambda config: ["reuse"] * config.num_hidden_layers)
         monkeypatch.setattr(getattr(transformers, name), "kv_sharing_modes", reuse)

@@ -75,8 +75,11 @@ def write_checkpoint(
     config["dtype"] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[dtype]
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", _generation_config(config, chat))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (directory / name).write_bytes((NANO / name).read_bytes())
+    (directory / "tokenizer.json").write_bytes((NANO / "tokenizer.json").read_bytes())
+    settings = json.loads((NANO / "tokenizer_config.json").read_text(encoding="utf-8"))
+    _write_json(
+        directory / "tokenizer_config.json", settings | {"mask_token": "<mask>"}
+    )  # as published ones do
     if "vision_config" in config:
         processor = dict(PROCESSOR)
         if config.get("audio_config"):
@@ -90,11 +93,10 @@ def write_checkpoint(
 
 
 def checkpoint_digest(directory: str | Path) -> str:
-    """SHA-256 over config, tokenizer and weights: what a recorded reference was recorded from."""
+    """SHA-256 over all files of a checkpoint: what a recorded reference was recorded from."""
     digest = hashlib.sha256()
     for path in sorted(Path(directory).iterdir()):
-        if path.name in ("config.json", "tokenizer.json") or path.suffix == ".safetensors":
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
