@@ -53,10 +53,14 @@ def audio_specs(audio: AudioConfig | UnifiedAudioConfig, model_width: int) -> It
 
 
 def positive_scale(parts: Sequence[SourceTensor]) -> tuple[tuple[int, ...], RawType, Read]:
-    """The query scale as llama.cpp multiplies by it: after softplus, in float32."""
+    """The query scale as llama.cpp multiplies by it: after softplus, in float32.
+
+    llama.cpp's converter widens BF16 before, and F16 after it has computed.
+    """
     (tensor,) = parts
 
     def read(start: int, stop: int) -> np.ndarray:
-        return softplus(to_float32(tensor.read(start, stop), tensor.raw_type))
+        scale = softplus(to_float32(tensor.read(start, stop), tensor.raw_type))
+        return scale.astype(np.float16).astype(np.float32) if tensor.raw_type == "F16" else scale
 
     return tensor.shape, "F32", read
