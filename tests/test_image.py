@@ -1,0 +1,304 @@
+"""Pictures: what a person sees, in the model's own shape; everything else is refused in words."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from media_samples import picture
+from PIL import Image
+
+from gemma4_gguf.errors import MediaError
+from gemma4_gguf.media.decode import data_uri_bytes, is_data_uri
+from gemma4_gguf.media.image import TOKEN_PX, prepare_image, read_image, smallest_budget
+
+# Six coloured fields, so that every turn and mirror gives another picture.
+CORNERS = np.array(
+    [[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 0), (0, 255, 255), (90, 90, 90)]], np.uint8
+)
+FIELDS = np.ascontiguousarray(CORNERS.repeat(16, axis=0).repeat(16, axis=1))  # [32, 48, 3]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def fields_of(source: Any) -> list[tuple[int, ...]]:
+    """Colours of the six fields, read at their middles."""
+    image = read_image(source)
+    assert image.mode == "RGB"
+    width, height = image.size
+    places = [
+        (x, y) for y in (height // 4, 3 * height // 4) for x in (width // 6, width // 2, 5 * width // 6)
+    ]
+    return [image.getpixel(place) for place in places]
+
+
+EXPECTED = [tuple(int(v) for v in colour) for row in CORNERS for colour in row]
+
+
+# The model's own shape
+
+
+@pytest.mark.parametrize("budget", [70, 140, 280, 560, 1120])
+@pytest.mark.parametrize("size", [(517, 333), (190, 611), (1, 1), (1080, 720)])
+def test_pixels_are_pillows_bicubic_at_a_multiple_of_48(size: tuple[int, int], budget: int) -> None:
+    pixels = picture(*size)
+    prepared = prepare_image(pixels, budget)
+    height, width = prepared.pixels.shape[:2]
+    assert (width % TOKEN_PX, height % TOKEN_PX) == (0, 0)
+    assert prepared.n_tokens == width * height // TOKEN_PX**2 <= budget
+    assert prepared.original_size == size
+    assert prepared.pixels.dtype == np.uint8 and prepared.pixels.flags.c_contiguous
+    expected = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(prepared.pixels, np.asarray(expected))
+    # One more row or column of tokens would not fit, or would leave the shape further.
+    scale = (budget * TOKEN_PX**2 / (size[0] * size[1])) ** 0.5
+    assert 0 <= size[0] * scale - width < TOKEN_PX and 0 <= size[1] * scale - height < TOKEN_PX
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    pixels = picture(480, 336)
+    np.testing.assert_array_equal(prepare_image(pixels, 70).pixels, pixels)
+
+
+def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path) -> None:
+    image = Image.fromarray(picture(100, 80))
+    path = tmp_path / "grün 图.png"
+    image.save(path)
+    sources = [str(path), path, path.read_bytes(), image, np.asarray(image)]
+    assert len({prepare_image(source, 70).digest for source in sources}) == 1
+
+
+def test_digests_tell_pictures_and_budgets_apart() -> None:
+    flat = np.zeros((96, 96, 3), np.uint8)
+    other = flat.copy()
+    other[0, 0, 0] = 255
+    # Black pictures of two shapes have equal bytes at 2 x 3 and 3 x 2 tokens.
+    shapes = [flat, other, np.zeros((96, 144, 3), np.uint8), np.zeros((144, 96, 3), np.uint8)]
+    digests = [prepare_image(pixels, budget).digest for pixels in shapes for budget in (70, 140)]
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_token_size_is_a_parameter() -> None:
+    prepared = prepare_image(picture(300, 200), 70, token_px=28)
+    assert prepared.pixels.shape[0] % 28 == prepared.pixels.shape[1] % 28 == 0
+    assert prepared.n_tokens == prepared.pixels.size // 3 // 28**2
+
+
+@pytest.mark.parametrize(
+    ("size", "budget"),
+    [((100, 80), 70), ((384, 384), 70), ((640, 480), 280), ((1584, 1584), 1120), ((4000, 3000), 1120)],
+)
+def test_smallest_budget_that_does_not_shrink(size: tuple[int, int], budget: int) -> None:
+    assert smallest_budget(*size) == budget
+
+
+# As a person sees it
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
+def test_camera_orientation(orientation: int, kind: str) -> None:
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = Image.fromarray(FIELDS)
+    if orientation in turns:
+        stored = stored.transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, kind, exif=exif)
+    found = np.array(fields_of(content), int)
+    assert np.abs(found - np.array(EXPECTED)).max() <= (6 if kind == "JPEG" else 0)
+    assert prepare_image(content, 70).original_size == (48, 32)
+
+
+def make_cmyk() -> bytes:
+    return encoded(Image.fromarray(FIELDS).convert("CMYK"), "TIFF")
+
+
+def make_16_bit() -> bytes:
+    grey = np.array([[0, 13107, 26214], [39321, 52428, 65535]], np.uint16).repeat(16, 0).repeat(16, 1)
+    return encoded(Image.fromarray(grey))
+
+
+def make_palette() -> bytes:
+    return encoded(Image.fromarray(FIELDS).quantize(8), "PNG")
+
+
+def make_animation(kind: str) -> Callable[[], bytes]:
+    frames = [Image.fromarray(FIELDS), Image.new("RGB", (48, 32), "white")]
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    return lambda: encoded(frames[0], kind, save_all=True, append_images=frames[1:], **lossless)
+
+
+def make_floats() -> bytes:
+    return encoded(Image.fromarray(FIELDS[..., 0].astype(np.float32) / 255), "TIFF")
+
+
+GREYS = [(v, v, v) for v in (0, 51, 102, 153, 204, 255)]
+SEEN = {
+    "cmyk": (make_cmyk, EXPECTED),
+    "16 bit": (make_16_bit, GREYS),
+    "palette": (make_palette, EXPECTED),
+    "gif": (make_animation("GIF"), EXPECTED),
+    "webp": (make_animation("WEBP"), EXPECTED),
+    "apng": (make_animation("PNG"), EXPECTED),
+    "floats": (make_floats, [(c[0],) * 3 for c in EXPECTED]),
+    "one bit": (
+        lambda: encoded(Image.fromarray(FIELDS[..., 1] > 128)),
+        [(c[1] // 200 * 255,) * 3 for c in EXPECTED],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_kinds_of_pictures(name: str) -> None:
+    make, expected = SEEN[name]
+    assert fields_of(make()) == expected
+
+
+def rgba(alpha: int) -> Image.Image:
+    image = Image.fromarray(FIELDS).convert("RGBA")
+    image.putalpha(alpha)
+    return image
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparent_pictures_stand_on_white(alpha: int, kind: str) -> None:
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    for source in (encoded(rgba(alpha), kind, **options), rgba(alpha), np.asarray(rgba(alpha))):
+        found = np.array(fields_of(source), int)
+        expected = np.round(255 + (np.array(EXPECTED, int) - 255) * (alpha / 255))
+        assert np.abs(found - expected).max() <= 1
+
+
+def test_transparent_colours_of_palettes_and_keys_stand_on_white() -> None:
+    palette = Image.fromarray(FIELDS).quantize(8)
+    red = palette.getpixel((0, 0))
+    for content in (
+        encoded(palette, "GIF", transparency=red),
+        encoded(palette, "PNG", transparency=red),
+        encoded(Image.fromarray(FIELDS), "PNG", transparency=(255, 0, 0)),
+        encoded(Image.merge("LA", [Image.new("L", (48, 32), 0), Image.new("L", (48, 32), 0)])),
+    ):
+        assert fields_of(content)[0] == (255, 255, 255)
+
+
+# Refusals
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be huge."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "missing": ("no/such/picture.png", "does not exist"),
+    "name too long": ("a" * 5000, "cannot be read"),
+    "null character": ("a\0b", "cannot be read"),
+    "directory": (Path("."), "directory"),
+    "no bytes": (b"", "no bytes"),
+    "text": (b"<html>not found</html>", "no picture that Pillow knows"),
+    "cut off": (encoded(Image.fromarray(picture(200, 200)))[:3000], "damaged"),
+    "cut off jpeg": (encoded(Image.fromarray(picture(200, 200)), "JPEG")[:2000], "damaged"),
+    "zero size": (Image.new("RGB", (0, 5)), "nothing to see"),
+    "zero array": (np.zeros((0, 4, 3), np.uint8), "nothing to see"),
+    "bomb": (bomb(60_000, 60_000), "too large"),
+    "short bomb": (bomb(2_000, 2_000), "damaged"),
+    "line": (np.zeros((2, 9000, 3), np.uint8), "Crop it"),
+    "upright line": (np.zeros((9000, 2), np.uint8), "Crop it"),
+    "floats": (np.zeros((4, 4, 3), np.float32), "expected uint8"),
+    "two channels": (np.zeros((4, 4, 2), np.uint8), "expected uint8"),
+    "channels first": (np.zeros((3, 40, 60), np.uint8), "expected uint8"),
+    "number": (7, "cannot be int"),
+    "nothing": (None, "cannot be NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_pictures_are_refused_in_words(name: str) -> None:
+    source, words = REFUSED[name]
+    with pytest.raises(MediaError, match=words):
+        prepare_image(source)
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.png"
+    path.touch()
+    with pytest.raises(MediaError, match=r"empty\.png is empty"):
+        prepare_image(path)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 71, 2240, 280.5, "280", None])
+def test_unknown_budgets_list_the_known(budget: Any) -> None:
+    with pytest.raises(MediaError, match="70, 140, 280, 560, 1120"):
+        prepare_image(FIELDS, budget)
+
+
+SOURCES = [
+    encoded(Image.fromarray(FIELDS)),
+    encoded(Image.fromarray(FIELDS).quantize(8), "GIF"),
+    encoded(Image.fromarray(FIELDS), "JPEG"),
+    encoded(Image.fromarray(FIELDS), "WEBP"),
+    encoded(Image.fromarray(FIELDS), "TIFF"),
+    encoded(Image.fromarray(FIELDS), "BMP"),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    source=st.sampled_from(SOURCES),
+    cut=st.integers(0, 10_000),
+    places=st.lists(st.tuples(st.integers(0, 9_999), st.integers(0, 255)), max_size=6),
+)
+def test_damage_gives_a_picture_or_a_media_error(
+    source: bytes, cut: int, places: list[tuple[int, int]]
+) -> None:
+    content = bytearray(source[: max(1, cut)])
+    for place, value in places:
+        content[place % len(content)] = value
+    try:
+        assert read_image(bytes(content)).mode == "RGB"
+    except MediaError as error:
+        assert str(error).endswith(".")
+
+
+def test_data_uris() -> None:
+    assert is_data_uri("data:image/png;base64,AAAA") and not is_data_uri("photo.png")
+    assert data_uri_bytes("data:image/png;base64,aGk=") == b"hi"
+    assert data_uri_bytes("data:text/plain;charset=utf-8;base64,aGk=") == b"hi"
+    assert data_uri_bytes("data:,a%20b") == b"a b"
+    for wrong in ("data:image/png;base64,a*b", "data:image/png;base64,aGk", "photo.png"):
+        with pytest.raises(MediaError):
+            data_uri_bytes(wrong)
