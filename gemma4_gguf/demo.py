@@ -21,7 +21,7 @@ from gemma4_gguf.messages import Image
 from gemma4_gguf.session import Session
 
 NAME = "nano"
-PICTURE = "scene0.png"
+PICTURE = "scene1.png"
 PROMPT = "detect"
 IMAGE_TOKENS = 70  # the budget it was trained at
 ENLARGED = 3  # the pictures are small, and labels should be readable

@@ -35,5 +35,6 @@ def run(args: argparse.Namespace) -> int:
         )
         for device in found
     ]
-    print_table("", ("name", "backend", "kind", "hardware", "memory", "free"), rows, right=4)
+    columns = ("name", "backend", "kind", "hardware", "memory", "free")
+    print_table(columns, rows, numbers=("memory", "free"))
     return 0

@@ -53,17 +53,22 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 1) -> None:
-    """A table on stdout without frames; all columns but the first `right` are aligned to the right."""
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < right else "right", no_wrap=True)
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()
+) -> None:
+    """A table on stdout without frames.
+
+    Args:
+        columns: headings.
+        rows: cells.
+        numbers: headings of the columns that are aligned to the right.
+    """
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console = screen()
-    if title:
-        console.print(f"\n[bold]{escape(title)}[/]")
-    console.print(table)
+    screen().print(table)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
