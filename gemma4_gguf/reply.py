@@ -52,7 +52,7 @@ class ReplyParser:
         self._calls: list[ToolCall] = []
         self._seen: dict[str, int] = {}
         self._warnings: list[str] = []
-        # Not yet emitted: whitespace around text and thought, or what may be the start of a bare thought header.
+        # Not yet emitted: whitespace around text and thoughts, or what may be the start of a bare header.
         self._held = self._thought_held = ""
         self._segment_open = self._thought_open = self._after_thought = False
         self._state: _State = self._in_header if starts_in_thought else self._in_text
