@@ -163,7 +163,7 @@ def read_image(source: str | Path | bytes | PILImage.Image | np.ndarray) -> PILI
         if isinstance(source, Image.Image):
             return _as_seen(source, name)
         with open_source(source, "picture") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _as_seen decides
+            warnings.simplefilter("ignore")  # of Pillow, about what is judged here: size, truncation
             return _as_seen(Image.open(stream), name)
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error)) from error

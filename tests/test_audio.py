@@ -1,0 +1,305 @@
+"""Sounds: any container to 16 kHz mono, resampled well; what cannot be heard is refused in words."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import parity
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from media_samples import sweep
+from reference import cases
+
+from gemma4_gguf.errors import MediaError
+from gemma4_gguf.media.audio import (
+    MAX_SAMPLES,
+    MIN_SAMPLES,
+    SAMPLE_RATE_HZ,
+    cut_at_pauses,
+    load_audio,
+    load_sound_track,
+)
+from gemma4_gguf.media.mel import FLOOR, HOP, count_frames, count_tokens, log_mel
+from gemma4_gguf.media.resample import resample, resample_blocks
+
+
+def tone(hz: float, seconds: float, rate: int, loud: float = 0.5) -> np.ndarray:
+    return (loud * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encoded(
+    channels: np.ndarray,
+    rate: int,
+    container: str = "wav",
+    codec: str = "pcm_s16le",
+    layout: str = "",
+    **options: Any,
+) -> bytes:
+    """Samples [n] or [channels, n] as a file."""
+    channels = np.atleast_2d(channels)
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=container) as out:
+        audio = out.add_stream(
+            codec, rate=rate, layout=layout or ("mono", "stereo")[len(channels) - 1], **options
+        )
+        size = audio.codec_context.frame_size or 1024
+        for start in range(0, channels.shape[1], size):
+            part = np.ascontiguousarray(channels[:, start : start + size])
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=audio.layout.name)
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            out.mux(audio.encode(frame))
+        out.mux(audio.encode(None))
+    return stream.getvalue()
+
+
+def silent_video() -> bytes:
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as out:
+        video = out.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(5):
+            out.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        out.mux(video.encode(None))
+    return stream.getvalue()
+
+
+def snr_db(found: np.ndarray, truth: np.ndarray) -> float:
+    """Away from the ends, where the sound begins and stops at once."""
+    inner = slice(400, len(truth) - 400)
+    noise = found[inner].astype(np.float64) - truth[inner]
+    return float(10 * np.log10((truth[inner].astype(np.float64) ** 2).mean() / (noise**2).mean()))
+
+
+# Containers
+
+CONTAINERS = [
+    ("wav", "pcm_s16le", 16_000, 60.0),
+    ("wav", "pcm_u8", 22_050, 30.0),
+    ("wav", "pcm_s24le", 48_000, 100.0),
+    ("wav", "pcm_f32le", 44_100, 100.0),
+    ("flac", "flac", 44_100, 60.0),
+    ("mp3", "libmp3lame", 44_100, 15.0),
+    ("ogg", "libopus", 48_000, 15.0),
+    ("mp4", "aac", 44_100, 15.0),
+    ("webm", "libopus", 48_000, 15.0),
+    ("matroska", "flac", 32_000, 60.0),
+]
+
+
+@pytest.mark.parametrize(("container", "codec", "rate", "at_least_db"), CONTAINERS, ids=lambda v: str(v))
+def test_containers(container: str, codec: str, rate: int, at_least_db: float) -> None:
+    content = encoded(tone(440, 1.5, rate) + tone(1900, 1.5, rate, 0.2), rate, container, codec)
+    found = load_audio(content)
+    assert found.dtype == np.float32 and found.ndim == 1
+    assert abs(len(found) - 24_000) <= 0.1 * SAMPLE_RATE_HZ, "codecs may pad, but not more than this"
+    truth = tone(440, 1.5, SAMPLE_RATE_HZ) + tone(1900, 1.5, SAMPLE_RATE_HZ, 0.2)
+    # Encoders shift the sound by their look-ahead: take the best place.
+    middle = truth[8000:16_000]
+    place = 8000 + max(range(-1600, 1600), key=lambda d: float(found[8000 + d : 16_000 + d] @ middle))
+    noise = found[place : place + 8000] - middle
+    assert 10 * np.log10((middle**2).mean() / (noise**2).mean()) >= at_least_db
+
+
+def test_paths_and_bytes_agree(tmp_path: Path) -> None:
+    path = tmp_path / "Lärm 音.wav"
+    path.write_bytes(encoded(sweep(300), SAMPLE_RATE_HZ))
+    from_bytes = load_audio(path.read_bytes())
+    np.testing.assert_array_equal(load_audio(path), from_bytes)
+    np.testing.assert_array_equal(load_audio(str(path)), from_bytes)
+    np.testing.assert_array_equal(
+        from_bytes, sweep(300), "16-bit samples at the right rate come through as they are"
+    )
+
+
+@pytest.mark.parametrize(("layout", "n"), [("stereo", 2), ("5.1", 6)])
+def test_channels_are_averaged(layout: str, n: int) -> None:
+    channels = np.stack([tone(300 + 100 * k, 0.5, SAMPLE_RATE_HZ, 0.1 * (k + 1)) for k in range(n)])
+    found = load_audio(encoded(channels, SAMPLE_RATE_HZ, codec="pcm_f32le", layout=layout))
+    np.testing.assert_allclose(found, channels.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(load_audio(channels.T), channels.mean(axis=0), atol=1e-6)
+
+
+def test_arrays() -> None:
+    samples = sweep(200)
+    np.testing.assert_array_equal(load_audio(samples), samples)
+    np.testing.assert_array_equal(load_audio(samples.astype(np.float64)), samples)
+    np.testing.assert_array_equal(load_audio((samples * 32768).astype(np.int16)), samples)
+    doubled = np.stack([(samples * 32768).astype(np.int16)] * 2, axis=1)
+    np.testing.assert_array_equal(load_audio(doubled), samples)
+    halved = load_audio(tone(440, 1, 48_000), sample_rate_hz=48_000)
+    assert snr_db(halved, tone(440, 1, SAMPLE_RATE_HZ)) > 100
+
+
+# Resampling, against the same sweep sampled at the wanted rate
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 37_800])
+def test_resampling_keeps_what_the_rate_can_hold(rate: int) -> None:
+    top = 0.9 * min(rate, SAMPLE_RATE_HZ) / 2
+
+    def chirp(hz: int) -> np.ndarray:
+        t = np.arange(2 * hz) / hz
+        return 0.5 * np.sin(2 * np.pi * (100 * t + (top - 100) / 4 * t * t))
+
+    found = resample(chirp(rate).astype(np.float32), rate, SAMPLE_RATE_HZ)
+    assert found.dtype == np.float32 and len(found) == 2 * SAMPLE_RATE_HZ
+    assert snr_db(found, chirp(SAMPLE_RATE_HZ)) > 100
+
+
+@pytest.mark.parametrize("rate", [24_000, 44_100, 48_000, 96_000])
+def test_resampling_folds_nothing_back(rate: int) -> None:
+    found = resample(tone(8_500, 1, rate), rate, SAMPLE_RATE_HZ)[400:-400]
+    assert 20 * np.log10(np.sqrt((found**2).mean()) / np.sqrt(0.125)) < -95
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 3000), max_size=8),
+    rates=st.sampled_from(
+        [(44_100, 16_000), (8_000, 16_000), (48_000, 16_000), (16_000, 16_000), (16_000, 11_025)]
+    ),
+)
+def test_a_stream_in_blocks_is_the_whole(sizes: list[int], rates: tuple[int, int]) -> None:
+    whole = np.random.RandomState(0).uniform(-1, 1, sum(sizes)).astype(np.float32)
+    blocks = np.split(whole, np.cumsum(sizes)[:-1]) if sizes else []
+    found = [*resample_blocks(blocks, *rates), np.zeros(0, np.float32)]
+    expected = resample(whole, *rates)
+    assert len(expected) == -(-len(whole) * rates[1] // rates[0])
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
+
+
+# Refusals
+
+SILENCE = np.zeros(16_000, np.float32)
+GOOD = encoded(sweep(400), SAMPLE_RATE_HZ, "flac", "flac")
+REFUSED: dict[str, tuple[Any, str]] = {
+    "missing": ("no/such/sound.wav", "does not exist"),
+    "web address": ("https://example.org/a.mp3", "does not exist"),
+    "ffmpeg protocol": ("concat:a.mp3|b.mp3", "does not exist"),
+    "directory": (Path("."), "directory"),
+    "no bytes": (b"", "no bytes"),
+    "text": (b"not a sound at all, just words" * 40, "no sound that FFmpeg knows"),
+    "no sound track": (silent_video(), "has no sound track, only video"),
+    "header only": (encoded(sweep(10), SAMPLE_RATE_HZ)[:-320], "nothing to hear"),
+    "damaged": (GOOD[:200] + bytes(len(GOOD) - 200), "damaged|nothing to hear"),
+    "silent": (encoded(SILENCE, SAMPLE_RATE_HZ), "silent"),
+    "silent array": (SILENCE, "silent"),
+    "nearly silent": (tone(440, 1, SAMPLE_RATE_HZ, 5e-5), "silent"),
+    "empty array": (np.zeros(0, np.float32), "nothing to hear"),
+    "a click": (np.ones(MIN_SAMPLES - 1, np.float32), "nothing to hear"),
+    "not a number": (np.full(16_000, np.nan, np.float32), "NaN"),
+    "integers as floats": (tone(440, 1, SAMPLE_RATE_HZ) * 32768, r"expected samples in \[-1, 1\]"),
+    "32-bit integers": (np.ones(16_000, np.int32), "expected floats"),
+    "channels first": (np.ones((2, 16_000), np.float32), "Transpose"),
+    "too long": (tone(440, 30.2, SAMPLE_RATE_HZ), "longer than 30 seconds.*transcribe"),
+    "number": (3, "cannot be int"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_sounds_are_refused_in_words(name: str) -> None:
+    source, words = REFUSED[name]
+    with pytest.raises(MediaError, match=words):
+        load_audio(source)
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, 10, 10_000_000])
+def test_bad_rates_are_refused(rate: int) -> None:
+    with pytest.raises(MediaError, match="sample_rate_hz"):
+        load_audio(sweep(100), sample_rate_hz=rate)
+
+
+def test_length_limit() -> None:
+    assert len(load_audio(tone(440, 30.05, SAMPLE_RATE_HZ))) == MAX_SAMPLES, (
+        "padding of an encoder is cut off"
+    )
+    longer = tone(440, 31, 8_000)
+    assert len(load_audio(longer, sample_rate_hz=8_000, max_s=None)) == 31 * SAMPLE_RATE_HZ
+    with pytest.raises(MediaError, match="longer than 5 seconds"):
+        load_audio(longer, sample_rate_hz=8_000, max_s=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cut=st.integers(1, len(GOOD)),
+    places=st.lists(st.tuples(st.integers(0, 9_999), st.integers(0, 255)), max_size=6),
+)
+def test_damage_gives_a_sound_or_a_media_error(cut: int, places: list[tuple[int, int]]) -> None:
+    content = bytearray(GOOD[:cut])
+    for place, value in places:
+        content[place % len(content)] = value
+    try:
+        assert np.isfinite(load_audio(bytes(content))).all()
+    except MediaError as error:
+        assert str(error).endswith(".")
+
+
+# Videos, long sounds
+
+
+def test_sound_tracks() -> None:
+    assert load_sound_track(silent_video()) is None
+    assert load_sound_track(encoded(SILENCE, SAMPLE_RATE_HZ)) is None
+    found = load_sound_track(encoded(tone(440, 0.5, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ))
+    assert found is not None and len(found) == SAMPLE_RATE_HZ // 2
+    with pytest.raises(MediaError, match=r"longer than 0\.25 seconds"):
+        load_sound_track(encoded(tone(440, 0.5, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ), max_s=0.25)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(0, 400_000), max_s=st.sampled_from([1.0, 2.5, 7.0]))
+def test_pieces_are_short_and_make_the_whole(n: int, max_s: float) -> None:
+    samples = np.random.RandomState(n % 100).uniform(-1, 1, n).astype(np.float32)
+    pieces = cut_at_pauses(samples, max_s=max_s)
+    np.testing.assert_array_equal(np.concatenate([piece.samples for piece in pieces]), samples)
+    assert all(len(piece.samples) <= max_s * SAMPLE_RATE_HZ for piece in pieces)
+    assert all(len(piece.samples) >= MIN_SAMPLES for piece in pieces) or n < MIN_SAMPLES
+    starts = [piece.start_s for piece in pieces]
+    assert starts == pytest.approx([0.0, *(piece.end_s for piece in pieces[:-1])])
+
+
+def test_cuts_fall_into_pauses() -> None:
+    samples = tone(440, 70, SAMPLE_RATE_HZ)
+    pauses = [(24.0, 24.4), (47.0, 47.5)]
+    for begin, end in pauses:
+        samples[int(begin * SAMPLE_RATE_HZ) : int(end * SAMPLE_RATE_HZ)] *= 1e-3
+    pieces = cut_at_pauses(samples)
+    assert len(pieces) == 3
+    for piece, (begin, end) in zip(pieces[1:], pauses, strict=True):
+        assert begin <= piece.start_s <= end
+    with pytest.raises(MediaError, match="max_s"):
+        cut_at_pauses(samples, max_s=31)
+
+
+# The conformer's front end
+
+
+@pytest.mark.parametrize("milliseconds", cases.AUDIO_MS)
+def test_tokens_are_counted_as_transformers_makes_them(milliseconds: int) -> None:
+    with np.load(parity.REFERENCES / "audio_e2b.npz") as recorded:
+        assert count_tokens(len(sweep(milliseconds))) == len(recorded[f"{milliseconds}ms"])
+
+
+def test_counts_at_the_edges() -> None:
+    assert [count_frames(n) for n in (0, 160, 161, 320, 321, 480_000)] == [0, 0, 1, 1, 2, 2999]
+    assert [count_tokens(n) for n in (160, 161, 961, 16_000, 480_000)] == [0, 1, 2, 25, 750]
+
+
+def test_log_mel() -> None:
+    quiet = log_mel(np.zeros(SAMPLE_RATE_HZ, np.float32))
+    assert quiet.shape == (count_frames(SAMPLE_RATE_HZ), 128) and quiet.dtype == np.float32
+    np.testing.assert_allclose(quiet, np.log(FLOOR), rtol=1e-6)
+    # HTK mels: 1000 Hz is 1000 mel, the top 2840; 128 bands between 129 equal steps.
+    peaks = log_mel(tone(1000, 1, SAMPLE_RATE_HZ)).argmax(axis=1)
+    assert set(peaks[2:]) <= {44, 45}
+    # A frame hears what lies around it and nothing else.
+    click = np.zeros(SAMPLE_RATE_HZ, np.float32)
+    click[50 * HOP] = 0.5
+    heard = np.nonzero((log_mel(click) > np.log(FLOOR) + 1e-3).any(axis=1))[0]
+    assert list(heard) == [50]
