@@ -76,6 +76,10 @@ class ContextFullError(Gemma4Error):
         self.n_ctx = n_ctx
 
 
+class ToolError(Gemma4Error):
+    """A tool cannot be declared to the model, or has nothing to run."""
+
+
 class TemplateError(Gemma4Error):
     """A chat template does not parse or refuses the conversation."""
 
