@@ -98,6 +98,6 @@ def test_upstream_writes_what_was_recorded(tmp_path: Path) -> None:
     if not os.environ.get(upstream.SOURCE_VARIABLE):
         pytest.skip(f"{upstream.SOURCE_VARIABLE} names no llama.cpp source tree")
     upstream.record_all(tmp_path / "out", tmp_path)
-    for member in upstream.OPTIONS:
-        name = f"upstream_{member}.json"
+    for case in upstream.CASES:
+        name = f"upstream_{case}.json"
         assert (tmp_path / "out" / name).read_text("utf-8") == (parity.REFERENCES / name).read_text("utf-8")

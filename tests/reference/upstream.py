@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,35 @@ SOURCE_VARIABLE = "GEMMA4_GGUF_LLAMA_CPP_SRC"
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint to convert: options of tiny.write_checkpoint, and what to make of it."""
+
+    member: str
+    options: dict[str, Any] = field(default_factory=dict)
+    outtypes: tuple[str, ...] = OUTTYPES
+    projector: bool = False
+
+
 # Upstream reads the config through transformers, which drops the MoE keys of a unified text model unless they
 # stand in the file; and it cannot convert same_head_dim at all (no head size for the full layers).
-OPTIONS: dict[str, dict[str, Any]] = {
-    "e2b": {},
-    "e4b": {},
-    "26b": {},
-    "31b": {},
-    "12b": {"spelling": "global"},
-    "assistant": {},
-    "assistant_unified": {"spelling": "global"},
-    "e2b_text": {"chat_template": "{{ bos_token }}{{ messages[0].content }}"},
+CASES: dict[str, Case] = {
+    "e2b": Case("e2b", projector=True),
+    "e4b": Case("e4b", projector=True),
+    "26b": Case("26b", projector=True),
+    "31b": Case("31b", projector=True),
+    "12b": Case("12b", {"spelling": "global"}, projector=True),
+    "assistant": Case("assistant"),
+    "assistant_unified": Case("assistant_unified", {"spelling": "global"}),
+    "e2b_text": Case("e2b_text", {"chat_template": "{{ bos_token }}{{ messages[0].content }}"}),
+    "e2b-base": Case("e2b", {"chat": False}, ("bf16",)),
+    "e2b-tied-head-stored": Case("e2b", {"lm_head": True}, ("bf16",)),
+    "e2b-unused-kv-stored": Case("e2b", {"shared_kv_weights": True}, ("bf16",)),
+    "e4b-stored-f16": Case("e4b", {"dtype": "F16"}, ("bf16",)),
+    "26b-stored-f32": Case("26b", {"dtype": "F32"}, ("bf16",)),
+    "31b-no-softcap": Case("31b", {"overrides": {"final_logit_softcapping": None}}, ("bf16",)),
 }
-WITH_PROJECTOR = ("e2b", "e4b", "26b", "31b", "12b")
-
 
 # Runs upstream's script once per line of arguments, as if each were its own command.
 DRIVER = """
@@ -53,24 +69,26 @@ for arguments in json.load(sys.stdin):
 """
 
 
-def record_all(out: Path, scratch: Path, members: tuple[str, ...] = tuple(OPTIONS)) -> None:
-    """Convert members with upstream's converter and write one JSON per member into `out`."""
+def record_all(out: Path, scratch: Path) -> None:
+    """Convert every case with upstream's converter and write one JSON per case into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     records: dict[str, dict[str, Any]] = {}
     jobs: dict[tuple[str, str], list[str]] = {}
-    for member in members:
-        directory = tiny.write_checkpoint(member, scratch / f"tiny-{member}", **OPTIONS[member])
-        records[member] = {"digest": tiny.checkpoint_digest(directory), "options": OPTIONS[member]}
-        for outtype in OUTTYPES:
-            for kind in ("model", "projector")[: 2 if member in WITH_PROJECTOR else 1]:
-                outfile = str(scratch / f"{member}-{kind}-{outtype}.gguf")
+    for name, case in CASES.items():
+        directory = scratch / name / f"tiny-{case.member}"
+        tiny.write_checkpoint(case.member, directory, **case.options)
+        head = {"member": case.member, "options": case.options}
+        records[name] = head | {"digest": tiny.checkpoint_digest(directory)}
+        for outtype in case.outtypes:
+            for kind in ("model", "projector")[: 1 + case.projector]:
+                outfile = str(scratch / name / f"{kind}-{outtype}.gguf")
                 flags = ["--outtype", outtype, *(["--mmproj"] if kind == "projector" else [])]
-                jobs[member, f"{kind}-{outtype}"] = [str(directory), "--outfile", outfile, *flags]
+                jobs[name, f"{kind}-{outtype}"] = [str(directory), "--outfile", outfile, *flags]
     convert(list(jobs.values()))
-    for (member, name), arguments in jobs.items():
-        records[member][name] = describe(Path(arguments[2]))
-    for member, record in records.items():
-        write_record(out / f"upstream_{member}.json", record)
+    for (name, file), arguments in jobs.items():
+        records[name][file] = describe(Path(arguments[2]))
+    for name, record in records.items():
+        write_record(out / f"upstream_{name}.json", record)
 
 
 def convert(jobs: list[list[str]]) -> None:
@@ -88,12 +106,13 @@ def convert(jobs: list[list[str]]) -> None:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """One line per key and tensor, so that a change of the record can be read in a diff."""
-    lines = [f'"digest": {json.dumps(record["digest"])}', f'"options": {json.dumps(record["options"])}']
-    for name, described in record.items():
-        if name in ("digest", "options"):
+    lines = []
+    for name, value in record.items():
+        if "-" not in name:
+            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
             continue
         parts = []
-        for part, entries in described.items():
+        for part, entries in value.items():
             rows = ",\n".join(f"   {json.dumps(k)}: {json.dumps(v)}" for k, v in entries.items())
             parts.append(f"  {json.dumps(part)}: {{\n{rows}\n  }}")
         lines.append(f"{json.dumps(name)}: {{\n" + ",\n".join(parts) + "\n }")
