@@ -298,3 +298,72 @@ def test_patches_are_those_of_transformers() -> None:
         assert made["num_soft_tokens_per_image"][0] == n_tokens
         assert np.abs(made["pixel_values"][0][: len(cut)] * 255 - cut).max() <= 1.01
         assert np.array_equal(made["image_position_ids"][0][: len(cut)], positions)
+
+
+@pytest.mark.reference
+def test_the_checkpoint_has_every_mechanism_in_twelve_megabytes(tmp_path: Any, tokenizer: Tokenizer) -> None:
+    from nano.config import build_model, write_checkpoint
+
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = build_model(0)
+    size = write_checkpoint(model, tmp_path / "tokenizer.json", tmp_path / "out", "{{ bos_token }}")
+    assert size <= 12_000_000
+    names = dict(model.named_parameters())
+    layers = "model.language_model.layers"
+    assert (
+        f"{layers}.5.self_attn.k_proj.weight" in names and f"{layers}.6.self_attn.k_proj.weight" not in names
+    )
+    assert (
+        names[f"{layers}.6.mlp.up_proj.weight"].shape[0]
+        == 2 * names[f"{layers}.5.mlp.up_proj.weight"].shape[0]
+    )
+    assert names[f"{layers}.5.self_attn.q_proj.weight"].shape[0] == 512  # a full layer: heads twice as wide
+    config = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    text = config["text_config"]
+    first = text["num_hidden_layers"] - text["num_kv_shared_layers"]
+    assert text["layer_types"][first - 2 : first] == ["sliding_attention", "full_attention"]
+    assert text["final_logit_softcapping"] and text["hidden_size_per_layer_input"] * first > 0
+    assert config["vision_config"]["use_clipped_linears"] and config["audio_config"]["use_clipped_linears"]
+
+
+@pytest.mark.reference
+def test_clamps_change_nothing_on_what_they_were_taken_from() -> None:
+    import torch
+    from nano.clamps import set_clamps
+    from nano.config import build_model
+
+    rng = np.random.default_rng(0)
+    cut, positions, n_tokens = patches(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8), 70)
+    ids = np.array([[2, *[CONTROL.index("<|image|>")] * n_tokens, 7]])
+    batch = {
+        "input_ids": ids,
+        "pixel_values": cut[None],
+        "image_position_ids": positions[None].astype(np.int64),
+    }
+    model = build_model(0).eval()
+    pixels, places = torch.from_numpy(cut[None]).float() / 255, torch.from_numpy(batch["image_position_ids"])
+    with torch.no_grad():
+        before = model.get_image_features(pixels, places).pooler_output[0]
+        assert set_clamps(model, [batch]) == 21  # seven linears in each of three layers
+        after = model.get_image_features(pixels, places).pooler_output[0]
+        model.model.vision_tower.encoder.layers[0].mlp.down_proj.output_max.fill_(0.0)
+        clamped = model.get_image_features(pixels, places).pooler_output[0]
+    assert torch.equal(before, after) and not torch.equal(before, clamped)
+    assert all(torch.isfinite(module.input_max) for module in model.model.vision_tower.modules()
+               if hasattr(module, "input_max"))  # fmt: skip
+
+
+@pytest.mark.reference
+def test_rounding_keeps_sixteen_values_a_block_and_gives_the_weights_back() -> None:
+    import torch
+    from nano.rounding import rounded, rounded_weights
+
+    weight = torch.nn.Parameter(torch.randn(4, 256, generator=torch.Generator().manual_seed(0)))
+    full = weight.detach().clone()
+    with rounded_weights([weight]):
+        seen = weight.detach().clone()
+        (weight * 2).sum().backward()
+    assert torch.equal(weight, full) and torch.equal(seen, rounded(full)) and not torch.equal(seen, full)
+    assert max(len(block.unique()) for block in seen.reshape(-1, 32)) <= 16
+    assert (seen - full).abs().max() < 0.5 * (full.max() - full.min()) / 15 * 1.001
+    assert torch.equal(weight.grad, torch.full_like(full, 2.0))

@@ -19,6 +19,10 @@ from nano.tokenizer import CONTROL
 MAX_TOKENS = 220
 
 
+class NotTakenError(Exception):
+    """An engine does not take what a task asks with."""
+
+
 class Transformers:
     """A checkpoint directory in transformers, float32.
 
@@ -76,20 +80,30 @@ class Converted:
 
     Args:
         checkpoint: directory in transformers layout.
-        quant: type of the model file; the projector is BF16.
+        quant: type of the model file.
+        projector_type: type of the projector file.
     """
 
-    def __init__(self, checkpoint: Path, quant: str = "Q4_K_M") -> None:
-        from gemma4_gguf import Session, convert_checkpoint
+    def __init__(self, checkpoint: Path, quant: str = "Q4_K_M", projector_type: str = "BF16") -> None:
+        from gemma4_gguf import Session
+        from gemma4_gguf.convert import convert_checkpoint
 
         self.folder = tempfile.TemporaryDirectory()
-        convert_checkpoint(checkpoint, Path(self.folder.name), quant)
-        model = next(path for path in Path(self.folder.name).glob("*.gguf") if "mmproj" not in path.name)
-        self.session = Session(model, n_ctx=4096)
+        files = convert_checkpoint(checkpoint, self.folder.name, quant, projector_type)
+        self.session = Session(files.model, n_ctx=4096)
 
     def answers(self, dialogues: list[Dialogue]) -> list[Answer]:
-        """The answers, in the order asked."""
-        return [self._ask(dialogue) for dialogue in dialogues]
+        """The answers, in the order asked.
+
+        Raises:
+            NotTakenError: this session has no way to take such media.
+        """
+        from gemma4_gguf.errors import MessageError
+
+        try:
+            return [self._ask(dialogue) for dialogue in dialogues]
+        except MessageError as error:
+            raise NotTakenError(str(error)) from error
 
     def _ask(self, dialogue: Dialogue) -> Answer:
         from nano.dialogue import call_text

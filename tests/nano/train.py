@@ -13,7 +13,8 @@ numpy and Pillow, no network and no espeak-ng: carry ``words.npz`` along. While 
 ``--pause-file`` exists, training waits.
 
 Each step takes one batch of every kind (text, picture, sound, clip). The first part of the schedule
-(``--easy``) shows one or two shapes and one or two words, then the whole mix. ``OUT`` receives
+(``--easy``) shows one or two shapes and one or two words, then the whole mix; from ``--rounding`` on the
+forward pass sees the weights as Q4_K will keep them. ``OUT`` receives
 ``tokenizer.json``, ``train.pt``, ``log.jsonl`` and ``checkpoint/`` (transformers layout).
 """
 
