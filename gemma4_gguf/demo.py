@@ -26,12 +26,12 @@ PROMPT = "detect"
 IMAGE_TOKENS = 70  # the budget it was trained at
 ENLARGED = 3  # the pictures are small, and labels should be readable
 
-# What `answer` does, as a user would write it; a test runs these lines.
+# What `answer` does, as a user would write it after `convert` into a folder; a test runs these lines.
 SNIPPET = """\
 from gemma4_gguf import Image, Session
 
-with Session("{model}") as session:
-    reply = session.ask(Image("{picture}", image_tokens=70), "detect", temperature=0)
+with Session("{folder}/nano-Q4_K_M.gguf") as session:
+    reply = session.ask(Image("{folder}/scene1.png", image_tokens=70), "detect", temperature=0)
     print(reply.text)
 """
 
@@ -51,11 +51,6 @@ class Converted:
     projector: Path
     picture: Path
     seconds: float
-
-    @property
-    def snippet(self) -> str:
-        """The second half in five lines of Python."""
-        return SNIPPET.format(model=self.model, picture=self.picture)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,20 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the boxes on stdout and the steps on stderr."""
-    from gemma4_gguf.cli.output import byte_progress, hint, print_json, size
-    from gemma4_gguf.demo import answer, convert
+    from gemma4_gguf.cli.output import byte_progress, hint, print_json, print_json_rows, size, tensor_progress
+    from gemma4_gguf.demo import SNIPPET, answer, convert
 
     out = Path(args.keep) if args.keep else Path(tempfile.mkdtemp(prefix="gemma4-gguf-demo-"))
 
     def say(step: str, text: str) -> None:
         if not args.json:
-            hint(f"[dim]{step:<10}[/]", text)
+            hint(f"[dim]{step:<10}[/] ", text)
 
     with byte_progress("converting", quiet=args.json) as show:
-        files = convert(
-            out, progress=show and (lambda p: show(p.tensor, p.done_bytes, p.total_bytes, p.fraction))
-        )
+        files = convert(out, progress=tensor_progress(show))
     try:
-        sizes = [f"{path.name} {size(path.stat().st_size)}" for path in (files.model, files.projector)]
-        say("converted", f"{', '.join(sizes)}  ({files.seconds:.1f} s)")
+        sizes = [f"{path.name} ({size(path.stat().st_size)})" for path in (files.model, files.projector)]
+        say("converted", f"{' and '.join(sizes)} in {files.seconds:.1f} s")
         found = answer(files)
     finally:
         if not args.keep:
@@ -54,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**asdict(files), **asdict(found), "boxes": boxes})
         return 0
-    say("opened", f"({found.open_seconds:.1f} s)")
-    say("shown", f"{files.picture}  ({found.answer_seconds:.1f} s)")
-    say("answered", found.text)
-    print_json(boxes)
+    say("opened", f"in {found.open_seconds:.1f} s")
+    say("asked", f"for the shapes in {files.picture.name}, answered in {found.answer_seconds:.1f} s")
+    print_json_rows(boxes)
     say("drawn", str(found.drawing))
-    where = "" if args.keep else " (with --keep DIR the files stay)"
-    say("\nin Python", f"{where}\n\n{files.snippet}")
+    kept = args.keep or "DIR"
+    say("\nThe same in Python" + ("" if args.keep else " after gemma4-gguf demo --keep DIR"), "")
+    hint("", "\n" + textwrap.indent(SNIPPET.format(folder=kept), "  "))
     return 0

@@ -39,8 +39,8 @@ class Screen(Console):
 def screen(stderr: bool = False) -> Screen:
     """A console on stdout or stderr; made anew, so that a redirected stream is seen."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PLAIN_WIDTH
-    return Screen(file=stream, width=width, highlight=False, soft_wrap=True)
+    plain = not stream.isatty()
+    return Screen(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
 
 
 def hint(markup: str, text: str = "") -> None:
@@ -50,7 +50,14 @@ def hint(markup: str, text: str = "") -> None:
 
 def print_json(value: Any) -> None:
     """JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_json_rows(rows: Sequence[Any]) -> None:
+    """A JSON list on stdout, an item a line."""
+    items = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
+    sys.stdout.write(f"[\n{items}\n]\n" if rows else "[]\n")
+    sys.stdout.flush()
 
 
 def print_table(
@@ -117,6 +124,13 @@ def byte_progress(title: str, *, quiet: bool = False) -> Iterator[ByteProgress |
         yield _lines(title)
 
 
+def tensor_progress(show: ByteProgress | None) -> ProgressCallback | None:
+    """What converting and quantizing call, for a bar of `byte_progress`."""
+    if show is None:
+        return None
+    return lambda step: show(step.tensor, step.done_bytes, step.total_bytes, step.fraction)
+
+
 @contextmanager
 def written(title: str, args: argparse.Namespace) -> Iterator[tuple[ProgressCallback | None, list[Path]]]:
     """Run a command that writes GGUF files: a bar, then their paths on stdout and their sizes on stderr.
@@ -131,10 +145,7 @@ def written(title: str, args: argparse.Namespace) -> Iterator[tuple[ProgressCall
     files: list[Path] = []
     start = time.monotonic()
     with byte_progress(title, quiet=args.quiet) as show:
-        if show is None:
-            yield None, files
-        else:
-            yield lambda p: show(p.tensor, p.done_bytes, p.total_bytes, p.fraction), files
+        yield tensor_progress(show), files
     seconds = time.monotonic() - start
     if args.json:
         rows = [{"path": str(path), "bytes": path.stat().st_size} for path in files]

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rich.markup import escape
+
 from gemma4_gguf.cli.options import given
 from gemma4_gguf.cli.output import hint
 from gemma4_gguf.cli.stream import show
@@ -43,20 +45,24 @@ class Repl:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
         self._sampling = given(args, SamplingOptions)
-        self._thinking: bool = args.think
         self._attached: list[Part] = [*map(Image, args.image), *map(Audio, args.audio)]
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": lambda rest: self._attach(Image, rest),
             "/audio": lambda rest: self._attach(Audio, rest),
             "/think": self._think,
-            "/reset": lambda _: self._reset(),
+            "/reset": self._reset,
             "/help": lambda _: hint("[dim]", HELP),
         }
-        self._reset()
+        self._chat = session.chat(system=args.system, thinking=args.think)
 
     def loop(self) -> None:
         """Take turns until the input ends."""
-        hint("[dim]", f"{self._session.name}  ·  /help lists the commands")
+        session = self._session
+        senses = ["text"] + ["pictures"] * session.has_vision + ["sound"] * session.has_audio
+        hint(
+            f"[bold]{escape(session.name)}[/][dim]  ",
+            f"{', '.join(senses)}  ·  {session.options.n_ctx:,} tokens  ·  /help lists the commands",
+        )
         with _history():
             for turn in _turns():
                 word, _, rest = turn.partition(" ")
@@ -65,8 +71,7 @@ class Repl:
                 if word in self._commands:
                     self._commands[word](rest.strip())
                 elif word.startswith("/") and "/" not in word[1:]:
-                    hint("", f"There is no command {word}.")
-                    hint("[dim]", HELP)
+                    hint("[dim]", f"there is no command {word}; /help lists them")
                 else:
                     self._take(turn)
 
@@ -96,12 +101,13 @@ class Repl:
             hint("[dim]", f"{path.name} goes with the next turn")
 
     def _think(self, rest: str) -> None:
-        self._thinking = {"on": True, "off": False}.get(rest, not self._thinking)
-        self._chat.thinking = self._thinking
-        hint("[dim]", f"thinking is {'on' if self._thinking else 'off'}")
+        self._chat.thinking = {"on": True, "off": False}.get(rest, not self._chat.thinking)
+        hint("[dim]", f"thinking is {'on' if self._chat.thinking else 'off'}")
 
-    def _reset(self) -> None:
-        self._chat = self._session.chat(system=self._args.system, thinking=self._thinking)
+    def _reset(self, _: str) -> None:
+        self._attached = []
+        self._chat = self._session.chat(system=self._args.system, thinking=self._chat.thinking)
+        hint("[dim]", "forgotten")
 
 
 def _turns() -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
 from rich.text import Text
 
 from gemma4_gguf.cli.options import given
@@ -58,35 +59,53 @@ def show(chunks: Iterator[Chunk], *, quiet: bool = False, stats: bool = False) -
         The finished reply.
     """
     aside = screen(stderr=True)
-    reply, first, thinking = Reply(), 0.0, False
-    start = time.monotonic()
-    for chunk in chunks:
+    reply, start, first = Reply(), time.monotonic(), 0.0
+    shown = ""
+    for chunk in waiting(chunks, quiet=quiet):
         first = first or time.monotonic()
-        if chunk.kind == "end" and chunk.reply is not None:
+        if chunk.reply is not None:
             reply = chunk.reply
         if quiet or chunk.kind == "end":
             continue
-        if thinking and chunk.kind != "thinking":
+        if shown == "thinking" != chunk.kind:
             aside.print("\n")
-        thinking = chunk.kind == "thinking"
-        if chunk.kind == "text":
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
-        elif thinking:
-            aside.print(Text(chunk.text, "dim"), end="")
-        elif chunk.tool_call is not None:
-            call = chunk.tool_call
-            arguments = json.dumps(call.arguments, ensure_ascii=False)
-            aside.print(Text(f"{call.name} {arguments}", "dim"))
-    if not quiet:
+        shown = chunk.kind
+        _show_chunk(chunk, aside)
+    if quiet:
+        return reply
+    if shown == "text":
         sys.stdout.write("\n")
         sys.stdout.flush()
-        for warning in reply.warnings:
-            aside.print(Text(f"note: {warning}", "dim"))
-        if reply.finish_reason == "length":
-            aside.print(Text("note: cut off; --max-tokens and --ctx set how long a reply can be", "dim"))
-    if stats:
-        n = reply.usage.completion_tokens
-        rate = (n - 1) / max(time.monotonic() - first, 1e-6) if n > 1 else 0.0
-        aside.print(Text(f"{n} tokens, {rate:.1f}/s, first after {first - start:.2f} s", "dim"))
+    for warning in reply.warnings:
+        aside.print(Text(f"note: {warning}", "dim"))
+    if reply.finish_reason == "length":
+        aside.print(Text("note: cut off; --max-tokens and --ctx set how long a reply can be", "dim"))
+    n = reply.usage.completion_tokens
+    if stats and n > 1:
+        rate = (n - 1) / max(time.monotonic() - first, 1e-6)
+        aside.print(Text(f"{n} tokens, {rate:.1f} a second, the first after {first - start:.2f} s", "dim"))
     return reply
+
+
+def waiting(chunks: Iterator[Chunk], *, quiet: bool) -> Iterator[Chunk]:
+    """The same chunks; on a terminal a spinner turns until the first, while pictures and text are read."""
+    aside = screen(stderr=True)
+    if quiet or not aside.is_terminal:
+        yield from chunks
+        return
+    with aside.status("[dim]reading"):
+        first = next(chunks, None)
+    if first is not None:
+        yield first
+        yield from chunks
+
+
+def _show_chunk(chunk: Chunk, aside: Console) -> None:
+    if chunk.kind == "text":
+        sys.stdout.write(chunk.text)
+        sys.stdout.flush()
+    elif chunk.kind == "thinking":
+        aside.print(Text(chunk.text, "dim"), end="", soft_wrap=True)
+    elif chunk.tool_call is not None:
+        arguments = json.dumps(chunk.tool_call.arguments, ensure_ascii=False)
+        aside.print(Text(f"{chunk.tool_call.name} {arguments}", "dim"))
