@@ -1,0 +1,234 @@
+"""Quantized files equal, byte for byte, what llama.cpp's quantizer makes of the same BF16 file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from llama_quantize import quantize, quantize_in_child
+
+from gemma4_gguf.convert import PROJECTOR_QUANTS, QUANT_TYPES, convert_checkpoint, quantize_file
+from gemma4_gguf.convert.reader import open_gguf
+from gemma4_gguf.convert.recipe import converter_type, quant_type
+from gemma4_gguf.errors import GGUFError, OutputError, QuantTypeError, TensorError
+
+BLOCK_TYPES = tuple(name for name in QUANT_TYPES if name not in PROJECTOR_QUANTS)
+
+Fixture = Callable[..., Any]
+
+# Models of two-row tensors: every rule of the quantizer applies to them, and none takes time.
+RULES: dict[str, dict[str, Any]] = {
+    "35 layers, tied": {"n_layers": 35, "width": 256},
+    "untied output": {"n_layers": 9, "width": 256, "output": True},
+    "one head per key head": {"n_layers": 16, "width": 256, "heads": (4, 4)},
+    "experts": {"n_layers": 20, "width": 256, "n_experts": 4},
+    "eight experts": {"n_layers": 8, "width": 256, "n_experts": 8},
+    "rows of 96": {"n_layers": 9, "width": 96},
+    "rows of 40": {"n_layers": 3, "width": 40, "output": True},
+    "some layers without V": {"n_layers": 17, "width": 512, "no_v": 3},
+    "a drafter": {"n_layers": 4, "width": 256, "architecture": "gemma4-assistant"},
+}
+
+
+def write_model(path: Path, kind: str = "BF16", *, seed: int = 0, **model: Any) -> Path:
+    """A GGUF with the names and metadata of a Gemma 4, written by gguf's own writer."""
+    arch, width, n_layers = model.get("architecture", "gemma4"), model["width"], model["n_layers"]
+    heads, kv_heads = model.get("heads", (8, 1))
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_file_type(99)
+    writer.add_context_length(4096)
+    writer.add_embedding_length(width)
+    writer.add_block_count(n_layers)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv([kv_heads] * n_layers)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_key_length(64)
+    writer.add_value_length(64)
+    writer.add_sliding_window(512)
+    writer.add_sliding_window_pattern([i % 5 != 4 for i in range(n_layers)])
+    writer.add_uint32(f"{arch}.embedding_length_per_layer_input", 32)
+    writer.add_uint32(f"{arch}.attention.key_length_swa", 32)
+    writer.add_uint32(f"{arch}.attention.value_length_swa", 32)
+    if arch == "gemma4-assistant":
+        writer.add_uint32(f"{arch}.embedding_length_out", width)
+        writer.add_uint32(f"{arch}.nextn_predict_layers", n_layers)
+    n_experts = model.get("n_experts", 0)
+    if n_experts:
+        writer.add_expert_count(n_experts)
+        writer.add_expert_used_count(2)
+    writer.add_quantization_version(2)
+    writer.add_token_list(["<pad>", "▁a", "é"])
+    rng = np.random.default_rng(seed)
+    for name, shape in shapes(model, n_experts).items():
+        values = rng.standard_normal(shape).astype(np.float32) * 0.05
+        plain = len(shape) == 1 or "norm" in name or "ffn_gate_inp" in name
+        stored = "F32" if plain or (values.shape[-1] % 32 and kind == "Q8_0") else kind
+        quant = gguf.GGMLQuantizationType[stored]
+        writer.add_tensor(name, gguf.quants.quantize(values, quant), raw_dtype=quant)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def shapes(model: dict[str, Any], n_experts: int) -> dict[str, tuple[int, ...]]:
+    width, n_layers = model["width"], model["n_layers"]
+    found: dict[str, tuple[int, ...]] = {
+        "rope_freqs.weight": (32,),
+        "token_embd.weight": (3, width),
+        "per_layer_token_embd.weight": (3, 2 * width),
+        "per_layer_model_proj.weight": (2, width),
+        "output_norm.weight": (width,),
+    }
+    if model.get("output"):
+        found["output.weight"] = (3, width)
+    # Out of order on purpose: the quantizer sorts, and block 10 comes after block 9.
+    for layer in reversed(range(n_layers)):
+        names = [
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+            "inp_gate",
+            "proj",
+        ]
+        if layer % 6 == 5 and model.get("no_v"):
+            names.remove("attn_v")
+        found |= {f"blk.{layer}.{name}.weight": (2, width) for name in names}
+        found[f"blk.{layer}.attn_norm.weight"] = (width,)
+        found[f"blk.{layer}.layer_output_scale.weight"] = (1,)
+        if n_experts:
+            found[f"blk.{layer}.ffn_gate_inp.weight"] = (n_experts, width)
+            found[f"blk.{layer}.ffn_gate_up_exps.weight"] = (n_experts, 4, width)
+            found[f"blk.{layer}.ffn_down_exps.weight"] = (n_experts, 2, width)
+            found[f"blk.{layer}.ffn_down_exps.scale"] = (n_experts,)
+    return found
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("quant", QUANT_TYPES)
+def test_every_rule_is_llama_cpps(tmp_path: Path, quant: str, rules: str) -> None:
+    source = write_model(tmp_path / "model-BF16.gguf", **RULES[rules])
+    quantize(source, tmp_path / "theirs.gguf", QUANT_TYPES[quant].file_type)
+    ours = quantize_file(source, tmp_path / "ours.gguf", quant, threads=2)
+    assert types_of(ours) == types_of(tmp_path / "theirs.gguf")
+    assert ours.read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "BF16", "Q2_K"])
+def test_other_sources(tmp_path: Path, kind: str, quant: str) -> None:
+    source = write_model(tmp_path / "model.gguf", kind, **RULES["experts"])
+    quantize(source, tmp_path / "theirs.gguf", QUANT_TYPES[quant].file_type)
+    ours = quantize_file(source, tmp_path / "ours.gguf", quant, threads=2)
+    assert ours.read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("member", ["e2b", "e4b", "26b"])
+@pytest.mark.parametrize("quant", BLOCK_TYPES)
+def test_one_pass_equals_two_steps(
+    checkpoint: Fixture, converted: Fixture, tmp_path: Path, member: str, quant: str
+) -> None:
+    bf16 = converted(member, "BF16", "BF16")["model"]
+    quantize(bf16, tmp_path / "theirs.gguf", QUANT_TYPES[quant].file_type)
+    ours = convert_checkpoint(checkpoint(member), tmp_path, quant, None, threads=2).model
+    assert ours.read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_other_weights_pass_through_bf16(checkpoint: Fixture, tmp_path: Path, dtype: str) -> None:
+    source = checkpoint("e2b_text", dtype=dtype)
+    bf16 = convert_checkpoint(source, tmp_path, "BF16", None).model
+    quantize(bf16, tmp_path / "theirs.gguf", QUANT_TYPES["Q6_K"].file_type)
+    ours = convert_checkpoint(source, tmp_path, "Q6_K", None).model
+    assert ours.read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("quant", ["Q8_0", "Q4_K_M"])
+def test_projector_equals_llama_cpps(converted: Fixture, tmp_path: Path, quant: str) -> None:
+    source = converted("31b", "BF16", "BF16")["projector"]
+    assert quantize_in_child(source, tmp_path / "theirs.gguf", QUANT_TYPES[quant].file_type) == 0
+    ours = quantize_file(source, tmp_path / "ours.gguf", quant)
+    assert ours.read_bytes() == (tmp_path / "theirs.gguf").read_bytes()
+
+
+def test_audio_convolutions_are_kept(converted: Fixture, tmp_path: Path) -> None:
+    """llama.cpp's quantizer aborts on these files; mtmd needs the kernels in F32."""
+    source = converted("e2b", "BF16", "BF16")["projector"]
+    ours = open_gguf(quantize_file(source, tmp_path, "Q4_0"))
+    kept = {name: info.type for name, info in ours.tensors.items() if "conv1d" in name or "conv_dw" in name}
+    assert kept
+    assert set(kept.values()) == {"F32"}
+    assert ours.tensors["a.blk.0.ffn_up.weight"].type == "Q4_0"
+    assert ours.path.name == source.name.replace("BF16", "Q4_0")
+
+
+@pytest.mark.parametrize(
+    ("row_length", "forced", "quant", "expected"),
+    [
+        (64, None, "Q8_0", "Q8_0"),
+        (40, None, "Q8_0", "F16"),
+        (40, None, "BF16", "BF16"),
+        (64, "F32", "Q8_0", "F32"),
+        (64, "F16_OR_F32", "F16", "F16"),
+        (64, "F16_OR_F32", "BF16", "F32"),
+    ],
+)
+def test_converter_types(row_length: int, forced: Any, quant: str, expected: str) -> None:
+    assert converter_type(row_length, forced, QUANT_TYPES[quant]) == expected
+
+
+def test_unknown_types_list_the_known() -> None:
+    with pytest.raises(QuantTypeError, match=r"'Q9'.*Q4_K_M"):
+        quant_type("Q9")
+    with pytest.raises(QuantTypeError, match=r"'Q4_K_M'.*expected one of F32, F16, BF16, Q8_0\."):
+        quant_type("Q4_K_M", projector=True)
+    assert quant_type("q4_k_m").name == "Q4_K_M"
+
+
+def test_quantized_sources_are_refused(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model-BF16.gguf", **RULES["rows of 96"])
+    half = quantize_file(source, None, "Q5_0")
+    assert half == tmp_path / "model-Q5_0.gguf"
+    with pytest.raises(QuantTypeError, match="as Q5_0"):
+        quantize_file(half, tmp_path / "again.gguf", "Q4_0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-BF16.gguf", "model-Q5_0.gguf"]
+
+
+def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model.gguf", **RULES["rows of 96"])
+    before = source.read_bytes()
+    with pytest.raises(OutputError, match="is the source itself"):
+        quantize_file(source, source, "Q4_0", force=True)
+    assert source.read_bytes() == before
+
+
+def test_nan_in_a_gguf_is_refused(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model.gguf", **RULES["rows of 96"])
+    info = open_gguf(source).tensors["blk.7.ffn_up.weight"]
+    data = bytearray(source.read_bytes())
+    data[info.offset + 96 * 2 : info.offset + 96 * 2 + 2] = b"\xc0\x7f"  # first number of row 1
+    source.write_bytes(data)
+    with pytest.raises(TensorError, match=r"'blk\.7\.ffn_up\.weight' .* row 1 of 2"):
+        quantize_file(source, tmp_path / "out.gguf", "Q4_0")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "clip"])
+def test_other_architectures_are_refused(tmp_path: Path, architecture: str) -> None:
+    source = write_model(tmp_path / "model.gguf", architecture=architecture, n_layers=1, width=32)
+    with pytest.raises(GGUFError, match="expected a Gemma 4 model"):
+        quantize_file(source, tmp_path / "out.gguf", "Q4_0")
+
+
+def types_of(path: Path) -> dict[str, str]:
+    return {name: info.type for name, info in open_gguf(path).tensors.items()}
