@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _GEGLU, _GEGLU_QUICK = 1, 5  # enum ggml_glu_op
 _OP_PARAMS_OFFSET = 84  # of struct ggml_tensor: type, buffer, ne[4], nb[4], op come before
+_VIEWS = frozenset((b"NONE", b"VIEW", b"RESHAPE", b"PERMUTE", b"TRANSPOSE"))  # compute nothing
 _SAME_FEATURES = 0.05  # mean distance below which two sets of log energies are the same
 
 
@@ -73,7 +74,8 @@ class GraphFixes:
     def _look(self, tensor: int, ask: bool) -> bool:
         if ask:
             if self._energies is not None:
-                return True  # the first node shows the input, as it is or transposed
+                # The first node that computes copies the input, whose views may lie on another device.
+                return self._describe(tensor) not in _VIEWS
             if self._activation:
                 self._use_tanh(tensor)
             return False
