@@ -154,7 +154,8 @@ def parse_config(config: Mapping[str, Any], file: str = "config.json") -> ModelC
     root = Section(config, file)
     architecture = _architecture(root)
     unified, assistant, text_only = ARCHITECTURES[architecture]
-    section = root.section("text_config") if "text_config" in config else root
+    flat = architecture == "Gemma4ForCausalLM" and "text_config" not in config
+    section = root if flat else root.section("text_config")
     text = _text(section, unified, assistant)
     backbone = root.integer("backbone_hidden_size") if assistant else None
     if backbone == text.hidden:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from gguf import Metadata
+from gguf.metadata import yaml  # what it reads model cards with, and whose errors it lets through
 from gguf.utility import size_label
 
 from gemma4_gguf.convert.checkpoint import Checkpoint

@@ -82,7 +82,7 @@ class SourceTensor:
         """
         rows = np.empty((stop - start, self.row_length), dtype=_NUMPY[self.raw_type])
         begin = self.offset + start * self.row_length * rows.itemsize
-        view = memoryview(rows.reshape(-1).view(np.uint8))
+        view = rows.reshape(-1).view(np.uint8).data
         filled = 0
         try:
             # A handle per call: reads from many threads need no lock, and nothing has to be closed later.
