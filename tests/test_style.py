@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -20,6 +21,11 @@ MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 # File → why it may be longer.
 LONG_FILES: dict[str, str] = {}
+# File → why it may catch every exception.
+BROAD_EXCEPTS = {
+    "gemma4_gguf/cli/main.py": "turns whatever happens into a sentence and an exit code",
+    "gemma4_gguf/tools.py": "a tool is foreign code: what it raises goes back to the model",
+}
 
 
 def name_of(path: Path) -> str:
@@ -103,7 +109,7 @@ def test_broad_excepts_stand_only_in_the_shells(path: Path) -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
     ]
-    assert not broad or name_of(path) == "gemma4_gguf/cli/main.py", f"{name_of(path)}: lines {broad}"
+    assert not broad or name_of(path) in BROAD_EXCEPTS, f"{name_of(path)}: lines {broad}"
 
 
 @by_file
@@ -152,7 +158,8 @@ def test_public_names_are_documented_and_hide_no_submodule() -> None:
         value = getattr(gemma4_gguf, name)
         assert value.__doc__, f"{name} has no docstring"
         if callable(value) and not isinstance(value, type):
-            sections = {"Args:": value.__code__.co_argcount, "Returns:": 1, "Raises:": 1}
+            raises = "raise " in inspect.getsource(value)
+            sections = {"Args:": value.__code__.co_argcount, "Returns:": 1, "Raises:": raises}
             missing = [title for title, counts in sections.items() if counts and title not in value.__doc__]
             assert not missing, f"the docstring of {name} lacks {missing}"
 

@@ -8,11 +8,13 @@ Literal ids below come from the `tokenizers` package, given the same tokens and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gemma4_gguf.convert.header import pack_fields
 from gemma4_gguf.convert.reader import open_gguf
@@ -74,13 +76,27 @@ LITERAL = {
     "ab" * 40: [111507] * 20,
     " " * 40: [167, 145],
 }
+# The same of the small vocabulary that tiny checkpoints have.
+SMALL = {
+    "detect": [479, 943],
+    "red circle": [483, 387, 341, 588, 341, 462],
+    "two words\n\n\nand lines": [358, 361, 922, 490, 342, 357, 433, 280, 454, 350, 374, 452],
+    " leading and trailing ": [366, 350, 513, 534, 454, 358, 474, 425, 534],
+    "naïve 🦙": [352, 339, 219, 199, 360, 395, 264, 183, 190, 177],
+    "<|turn>user\n<|image|>detect<turn|>\n": [5, 739, 280, 19, 479, 943, 6, 280],
+    "\t\r\n": [33, 37, 280],
+    "a" * 30: [339] * 30,
+    "x<bos>y": [362, 2, 363],
+}
 LONG = ("word " * 25_000, "x" * 100_000, "🦙" * 20_000, "日本語" * 20_000)
 
 
 @pytest.fixture(scope="module")
-def real(converted: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """A tiny model that speaks the real vocabulary: its own weights, an embedding of zeros."""
-    tiny, vocab = open_gguf(converted("31b")["model"]), open_gguf(VOCAB)  # type: ignore[operator]
+def real(
+    converted: Callable[..., dict[str, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Model]:
+    """A tiny model that speaks the real vocabulary, with weights of zero."""
+    tiny, vocab = open_gguf(converted("31b")["model"]), open_gguf(VOCAB)
     sizes = {"gemma4.vocab_size"}
     entries = [
         tiny.metadata.raw(k) for k in tiny.metadata if not k.startswith("tokenizer.") and k not in sizes
@@ -103,6 +119,24 @@ def real(converted: object, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     model = Model(check_model(path), device="cpu")
     yield model
     model.close()
+
+
+@pytest.fixture(scope="module")
+def small(converted: Callable[..., dict[str, Path]]) -> Iterator[Model]:
+    model = Model(check_model(converted("e2b")["model"]), device="cpu")
+    yield model
+    model.close()
+
+
+def test_small_vocabulary(small: Model) -> None:
+    assert {text: small.tokenize(text) for text in SMALL} == SMALL
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=60) | st.sampled_from(["<|turn>", "<bos> ", "▁", "\x00", "<0x41>"]))
+def test_any_text_survives_the_round_trip(small: Model, text: str) -> None:
+    ids = small.tokenize(text, special=False)
+    assert small.detokenize(ids) == text.replace("▁", " ")
 
 
 @needs_vocab
