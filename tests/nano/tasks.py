@@ -26,13 +26,38 @@ from nano.tasks_tools import tool_dialogue, tool_picture_dialogue
 
 KINDS = ("text", "picture", "sound", "clip")
 
+#: With the thinking switch on every task starts with a thought; these are the short ones.
+THOUGHTS = {
+    "read": "The picture shows a text.",
+    "transcribe": "I write down the words that I hear.",
+    "tool_sound": "The voice gives a command.",
+    "tool_picture": "I look for the place.",
+    "clip": "I compare the first and the last frame.",
+    "clip_sound": "I compare the first and the last frame and listen.",
+    "memory": "The answer is in the conversation.",
+    "copy": "I repeat the words.",
+    "count_on": "One number after the other.",
+    "extract": "The values are in the sentence.",
+    "tool_none": "No tool is needed.",
+}
+THINKING_SHARE = 0.08
+
+
+def with_thought(rng: random.Random, dialogue: Dialogue) -> Dialogue:
+    """Switches thinking on for a few dialogues of the tasks that have no thought of their own."""
+    thought = THOUGHTS.get(dialogue.task)
+    if thought is not None and not dialogue.thinking and rng.random() < THINKING_SHARE:
+        dialogue.thinking = True
+        dialogue.messages[-1]["thinking"] = thought
+    return dialogue
+
 
 class Mix:
     """Draws training dialogues of a kind.
 
     Args:
         voices: the training voices.
-        large_pictures: share of picture batches at 280 soft tokens instead of 70, once past the start.
+        large_pictures: share of picture batches at 140 or 280 soft tokens instead of 70, past the start.
     """
 
     def __init__(self, voices: Voices, large_pictures: float = 0.0) -> None:

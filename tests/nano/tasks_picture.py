@@ -226,6 +226,8 @@ def scene_dialogue(
     ]
     messages: list[dict[str, Any]] = []
     for index, (_, question, answer, _) in enumerate(asked):
+        if task is None and rng.random() < 0.1:
+            question = question.lower().rstrip("?. ")  # as people type it
         content: Any = question
         if index == 0:
             content = [{"type": "image", "image": shown.picture}, {"type": "text", "text": question}]

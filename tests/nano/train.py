@@ -21,7 +21,6 @@ forward pass sees the weights as Q4_K will keep them. ``OUT`` receives
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import math
@@ -38,6 +37,7 @@ from nano.batch import Encoder
 from nano.clamps import set_clamps
 from nano.config import build_model, take_vision, write_checkpoint
 from nano.dialogue import IGNORE
+from nano.rounding import quantized_later, rounded_weights
 from nano.speech import Voices
 from nano.tasks import KINDS, Mix
 from nano.tokenizer import train as train_tokenizer
@@ -154,17 +154,16 @@ class Trainer:
                 group["lr"] = self.rate()
             optimizer.zero_grad(set_to_none=True)
         report = {}
-        half = (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if self.options.bf16
-            else contextlib.nullcontext()
-        )
-        for kind in KINDS:
-            batch = {name: value.to(self.device, non_blocking=True) for name, value in next(stream).items()}
-            with half:
-                loss, right = loss_of(self.model, batch)
-            (loss * WEIGHTS[kind]).backward()
-            report[kind], report[kind + "_right"] = float(loss.detach()), right
+        late = self.progress >= self.options.rounding
+        with rounded_weights(quantized_later(self.model) if late else []):
+            for kind in KINDS:
+                batch = {
+                    name: value.to(self.device, non_blocking=True) for name, value in next(stream).items()
+                }
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+                    loss, right = loss_of(self.model, batch)
+                (loss * WEIGHTS[kind]).backward()
+                report[kind], report[kind + "_right"] = float(loss.detach()), right
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -258,11 +257,14 @@ def main() -> None:
     )
     parser.add_argument("--size", type=float, default=1.0, help=f"times the batch sizes {SIZES}")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--easy", type=float, default=0.12, help="share of the schedule with easy scenes")
     parser.add_argument(
-        "--large-pictures", type=float, default=0.12, help="share of picture batches at budget 280"
+        "--rounding", type=float, default=0.6, help="share of the schedule before Q4_K rounding"
+    )
+    parser.add_argument(
+        "--large-pictures", type=float, default=0.4, help="share of picture batches above budget 70"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vision-from", type=Path, help="checkpoint whose vision tower to start from")
