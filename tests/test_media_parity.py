@@ -1,4 +1,9 @@
-"""Pictures and sounds against transformers: sizes, soft tokens, and what the model makes of a picture."""
+"""Pictures and sounds against transformers: sizes, soft tokens, and what the model makes of a picture.
+
+The bounds are well above what is measured (1 - cosine: 5e-8 for pictures, 2e-7 for sounds; KL 1e-6) and well
+below what the two differences between llama.cpp and the trained model would cost (7e-5 for its GELU in the
+vision tower, 1.4e-4 for its floor under quiet sounds; a wrong mask: KL above 0.6).
+"""
 
 from __future__ import annotations
 
@@ -62,7 +67,7 @@ def test_image_embeddings(
         source = PILImage.fromarray(picture(width, height))
         embeddings = sessions(member).embed(Image(source, image_tokens=int(budget)))
         assert embeddings.dtype == np.float32
-        assert parity.cosines(expected, embeddings).min() >= 0.999, name
+        assert parity.cosines(expected, embeddings).min() >= 0.99999, name
 
 
 @pytest.mark.parametrize("member", cases.AUDIO_MEMBERS)
@@ -78,7 +83,7 @@ def test_audio_embeddings(
         samples = sweep(int(name.removesuffix("ms")))
         embeddings = sessions(member).embed(Audio(samples, sample_rate_hz=SAMPLE_RATE_HZ))
         assert embeddings.dtype == np.float32
-        assert parity.cosines(expected, embeddings).min() >= 0.9999, name
+        assert parity.cosines(expected, embeddings).min() >= 0.99999, name
 
 
 @pytest.mark.parametrize("member", cases.PROMPT_MEMBERS)
@@ -94,5 +99,5 @@ def test_a_picture_inside_a_prompt(
     logits = sessions(member).logits([*before[:-1], image, *after[1:]])
     assert len(logits) == len(before) + int(reference["n_soft"]) + len(after)
     divergence = parity.divergence(reference["logits"], logits[-len(after) :])
-    assert divergence.mean() <= 1e-4
+    assert divergence.mean() <= 1e-5
     assert parity.agreement(reference["logits"], logits[-len(after) :]) >= 0.95

@@ -9,12 +9,11 @@ IMAGE_MEMBERS = {"e2b": (70, 140, 280), "12b": (70, 140, 280), "26b": (70,)}
 AUDIO_MEMBERS = ("e2b", "12b")
 PROMPT_MEMBERS = ("e2b", "26b", "12b")
 
-# Longer than the sliding window of the tiny checkpoints three times over.
+# 111 tokens: more than three sliding windows of the tiny checkpoints.
 PROMPT = (
     "The quick brown fox jumps over the lazy dog while it waits for the night train to Zürich.\n"
     "Seven wet red circles and two big blue squares stand left of the sky, 1234567890 times!"
 )
-N_PROMPT_TOKENS = 96
 
 PICTURES = ((400, 300), (517, 233), (190, 611))
 AUDIO_MS = (500, 2300, 6130)

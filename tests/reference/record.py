@@ -85,7 +85,7 @@ class Recorder:
         return recorded
 
     def text(self) -> dict[str, np.ndarray]:
-        ids = self.ids(cases.PROMPT, bos=True)[: cases.N_PROMPT_TOKENS]
+        ids = self.ids(cases.PROMPT, bos=True)
         logits = self.model(input_ids=torch.tensor([ids])).logits[0]
         return {"ids": np.array(ids, np.int32), "logits": _rounded(logits)}
 
