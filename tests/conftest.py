@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import parity
 import pytest
 import tiny
+
+from gemma4_gguf import Session
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +55,24 @@ def converted(
         return made[key]
 
     return convert
+
+
+NANO = Path(__file__).resolve().parents[1] / "gemma4_gguf" / "nano"
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained checkpoint as Q4_K_M, its BF16 projector beside it. Shared: do not write beside it."""
+    from gemma4_gguf.convert import convert_checkpoint
+
+    return convert_checkpoint(NANO, tmp_path_factory.mktemp("nano"), "Q4_K_M", "BF16").model
+
+
+@pytest.fixture(scope="session")
+def session(nano: Path) -> Iterator[Session]:
+    """A session on the trained checkpoint, for one conversation of 1024 tokens."""
+    with Session(nano, device="cpu", n_ctx=1024, n_threads=2) as opened:
+        yield opened
 
 
 LIVE = pytest.param("live", marks=pytest.mark.reference)
