@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from gemma4_gguf.boxes import Box, draw_boxes, read_boxes
+from gemma4_gguf.boxes import Box, Point, draw_boxes, read_boxes, read_points
+from gemma4_gguf.errors import MediaError
 
 ONE = '{"box_2d": [100, 200, 300, 400], "label": "red circle"}'
 BOX = Box("red circle", 40.0, 10.0, 80.0, 30.0)  # of a picture 200 wide, 100 high
@@ -23,6 +28,11 @@ BOX = Box("red circle", 40.0, 10.0, 80.0, 30.0)  # of a picture 200 wide, 100 hi
         f'[{ONE}, {{"box_2d": [1, 2, 3',
         f'[{ONE}, {{"box_2d": [1, 2, 3], "label": "three numbers"}}]',
         '{"label": "red circle", "box_2d": [100,200,300,400]}',
+        f"[{ONE}, {ONE}]",
+        f'[{ONE}, {{"box_2d": [500, 500, 500, 700], "label": "no height"}}]',
+        f'[{ONE}, {{"box_2d": [1200, 0, 1300, 100], "label": "outside"}}]',
+        f'{{"found": [{ONE}], "count": 1}}',
+        ONE.replace("box_2d", "bbox_2d"),
     ],
 )
 def test_boxes_are_read_however_they_are_written(text: str) -> None:
@@ -32,6 +42,30 @@ def test_boxes_are_read_however_they_are_written(text: str) -> None:
 def test_order_labels_and_borders() -> None:
     text = '[{"box_2d": [-5, 0, 1200, 1000], "label": "a \\"b\\""}, {"box_2d": [0, 0, 10, 10]}]'
     assert read_boxes(text, (50, 60)) == [Box('a "b"', 0, 0, 50, 60), Box("", 0, 0, 0.5, 0.6)]
+
+
+def test_labels_are_read_whatever_they_hold() -> None:
+    labels = ["{braces}", "a, [b]", "Größe ↔ 猫", "line\nbreak", r"C:\\temp"]
+    text = ", ".join(f'{{"box_2d": [0, 0, 9, {k}], "label": "{label}"}}' for k, label in enumerate(labels, 1))
+    assert [box.label for box in read_boxes(text, (10, 10))] == [*labels[:3], "line\nbreak", "C:\\temp"]
+    broken = read_boxes(r'{"box_2d": [0, 0, 9, 9], "label": "a\q"}', (10, 10))
+    assert [box.label for box in broken] == [r"a\q"], "what is no JSON string is kept as written"
+
+
+@given(st.text(st.sampled_from('{}[]",:\\ \n-.0123456789abox_2dlelpint'), max_size=80), st.booleans())
+def test_any_text_gives_boxes_inside_the_picture(text: str, after_a_box: bool) -> None:
+    for box in read_boxes(ONE * after_a_box + text, (200, 100)):
+        assert 0 <= box.x0 < box.x1 <= 200 and 0 <= box.y0 < box.y1 <= 100
+    for point in read_points(ONE * after_a_box + text, (200, 100)):
+        assert 0 <= point.x <= 200 and 0 <= point.y <= 100
+
+
+def test_points() -> None:
+    twice = '{"point": [0250, 500.0], "label": "OK"}, {"point": [250, 500], "label": "OK"}'
+    text = f'```json\n[{twice}, {{"point": [-1, 2000]}}]'
+    assert read_points(text, (200, 100)) == [Point("OK", 100, 25), Point("", 200, 0)]
+    assert read_points(f"[{ONE}]", (200, 100)) == [Point("red circle", 60, 20)], "the middle of a box"
+    assert read_points("nowhere", (200, 100)) == []
 
 
 def test_text_without_boxes_gives_none() -> None:
@@ -49,3 +83,31 @@ def test_drawing_marks_edges_and_leaves_the_picture_alone() -> None:
     assert white not in [drawn.getpixel(corner) for corner in ((40, 100), (140, 200), (399, 50))]
     assert [drawn.getpixel(place) for place in ((90, 150), (10, 290))] == [white, white]
     assert drawn.getpixel((41, 97)) == drawn.getpixel((40, 100)), "the ground of a label has its box's colour"
+
+
+def test_drawing_turns_the_picture_as_a_person_sees_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.jpg"
+    Image.new("RGB", (300, 200), "white").save(path, exif=exif)
+    assert draw_boxes(path, []).size == draw_boxes(Image.open(path), []).size == (200, 300)
+    with pytest.raises(MediaError, match="does not exist"):
+        draw_boxes(tmp_path / "no.png", [])
+
+
+def test_labels_of_stacked_boxes_do_not_cover_each_other() -> None:
+    """One box three times over: the colour of every label is seen outside the outlines."""
+    boxes = [Box(label, 100, 100, 300, 250) for label in ("first", "second", "third")]
+    drawn = draw_boxes(Image.new("RGB", (500, 400), "white"), boxes)
+    seen = dict(map(reversed, drawn.getcolors(500 * 400)))
+    for k, box in enumerate(boxes):
+        alone = draw_boxes(Image.new("RGB", (500, 400), "white"), boxes[: k + 1])
+        colour = next(c for c in (alone.getpixel((x, 100)) for x in range(95, 110)) if c != (255, 255, 255))
+        assert seen[colour] > 200, f"{box.label} cannot be read"
+
+
+def test_many_labels_in_small_places_stay_inside_the_picture() -> None:
+    boxes = [Box(f"thing number {k}", k, k, k + 5, k + 5) for k in range(0, 40, 3)]
+    points = [Point("p", 0, 0), Point("q", 63, 47)]
+    assert draw_boxes(Image.new("RGB", (64, 48)), [*boxes, *points]).size == (64, 48)
+    assert draw_boxes(Image.new("RGB", (1, 1)), [Box("x", 0, 0, 1, 1)]).size == (1, 1)
