@@ -53,18 +53,18 @@ def test_turns_are_remembered(session: Session, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_second_turn_pays_only_for_what_is_new(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = session.chat()
-    chat.send(scene(1), "detect", **GREEDY)
-    encoded: list[int] = []
-    real = session._projector.encode_image
-    monkeypatch.setattr(session._projector, "encode_image", lambda p: encoded.append(1) or real(p))
-    usage = chat.send("detect", **GREEDY | {"max_tokens": 2}).usage
-    new = len(session.tokenize("<turn|>\n<|turn>user\ndetect<turn|>\n<|turn>model\n"))
-    assert usage.prompt_tokens - usage.reused_tokens <= new
-    assert usage.reused_tokens > 64 + 50 and not encoded
+    script(monkeypatch, session, "There are two shapes.")
+    first = chat.send(scene(1), "detect").usage
+    monkeypatch.setattr(session._projector, "encode_image", lambda _: pytest.fail("encoded again"))
+    script(monkeypatch, session, "Yes.")
+    usage = chat.send("sure?").usage
+    new = session.tokenize("<turn|>\n<|turn>user\nsure?<turn|>\n<|turn>model\n")
+    assert usage.reused_tokens == first.prompt_tokens + first.completion_tokens - 1
+    assert usage.prompt_tokens == usage.reused_tokens + len(new)
 
 
 def test_a_reused_conversation_answers_like_a_fresh_one(nano: Path) -> None:
-    """Two chats in turns over one sequence, so that each overwrites the other, against one each on its own."""
+    """Two chats in turns over one sequence, each overwriting the other, against each on its own."""
     turns: list[list[tuple[Any, ...]]] = [
         [(scene(0), "detect"), ("detect",), (scene(1), "detect")],
         [(scene(2), "detect"), (scene(3), "detect"), ("detect",)],
