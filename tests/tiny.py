@@ -188,8 +188,8 @@ def _encode(values: np.ndarray, dtype: str) -> tuple[str, np.ndarray]:
         return "I64", values
     if dtype == "BF16":
         bits = values.astype("<f4").view("<u4")
-        rounded = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return "BF16", rounded.astype("<u2")
+        half, one, shift = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)  # typed: numpy 1 would go to int64
+        return "BF16", ((bits + half + ((bits >> shift) & one)) >> shift).astype("<u2")
     return dtype, values.astype(NUMPY_TYPES[dtype])
 
 
