@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +14,6 @@ import numpy as np
 import parity
 import pytest
 
-from gemma4_gguf.engine import library
 from gemma4_gguf.engine.checks import check_model
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool, SequenceState, common_items, n_positions
@@ -26,9 +21,7 @@ from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import (
     ContextFullError,
-    DeviceError,
     EngineError,
-    MessageError,
     OptionError,
 )
 from gemma4_gguf.options import SamplingOptions, SessionOptions
@@ -54,113 +47,6 @@ def opened(converted: Callable[..., dict[str, Path]]) -> Iterator[Callable[..., 
     for context in contexts.values():
         context.close()
         context.model.close()
-
-
-# The library
-
-
-@pytest.mark.parametrize("version", ["0.3.35", "0.2.90", "0.3.9"])
-def test_old_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
-    with pytest.raises(EngineError, match=rf"{version}.*0\.3\.36.*pip install"):
-        library.installed_version()
-
-
-@pytest.mark.parametrize("version", ["0.3.36", "0.3.40", "0.4.0", "1.0.0+cu124", "0.3.36.post1"])
-def test_newer_versions_are_taken(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
-    assert library.installed_version() >= library.MINIMUM_VERSION
-
-
-def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(EngineError, match="pip install"):
-        library.installed_version()
-
-
-def test_devices_are_listed_and_unknown_ones_refused() -> None:
-    devices = library.devices()
-    (cpu,) = [device for device in devices if device.kind == "cpu"]
-    assert cpu.backend == "cpu" and cpu.memory_bytes > 0 and cpu.description
-    there = {device.backend for device in devices}
-    for backend in {"cuda", "metal", "rocm", "vulkan"} - there:
-        with pytest.raises(DeviceError, match=f"{backend}.*cpu"):
-            library.select_device(backend)  # type: ignore[arg-type]
-    assert library.select_device("cpu")[1] is False
-
-
-def test_log_lines_go_to_logging_and_nowhere_else(converted: Callable[..., dict[str, Path]]) -> None:
-    code = (
-        "import logging, sys\n"
-        "from gemma4_gguf.engine.checks import check_model\n"
-        "from gemma4_gguf.engine.model import Model\n"
-        "lines = []\n"
-        "class Keep(logging.Handler):\n"
-        "    def emit(self, record): lines.append((record.levelno, record.getMessage()))\n"
-        "facts = check_model(sys.argv[1])\n"
-        "Model(facts).close()\n"
-        "assert not lines\n"
-        "log = logging.getLogger('gemma4_gguf')\n"
-        "log.addHandler(Keep()); log.setLevel(logging.INFO)\n"
-        "Model(facts).close()\n"
-        "assert any('gemma4' in text for level, text in lines), lines\n"
-        "assert all('\\n' not in text and text for _, text in lines)\n"
-    )
-    command = [sys.executable, "-c", code, str(converted("e2b")["model"])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_threads_are_those_this_process_may_use() -> None:
-    assert 1 <= library.default_threads() <= (os.cpu_count() or 1)
-
-
-# Vocabulary
-
-
-def test_text_survives_the_vocabulary(opened: Callable[..., Context]) -> None:
-    model = opened("e2b").model
-    for text in (
-        "Hello, world!\n\n\n  twice  spaced\t",
-        "Grüße, 漢字, 🎈👩‍👩‍👧, \x00 and \x7f",
-        "",
-        "\n" * 40,
-        " ",
-    ):
-        assert model.detokenize(model.tokenize(text)) == text
-
-
-def test_long_unbroken_text_is_tokenized(opened: Callable[..., Context]) -> None:
-    model = opened("e2b").model
-    text = "".join(random.Random(1).choices("abcdef éß漢", k=100_000))
-    assert model.detokenize(model.tokenize(text)) == text
-
-
-def test_control_tokens_are_read_only_when_asked(opened: Callable[..., Context]) -> None:
-    model = opened("e2b").model
-    turn = model.token_id("<|turn>")
-    assert model.tokenize("<|turn>user") == [turn, *model.tokenize("user")]
-    plain = model.tokenize("<|turn>user", special=False)
-    assert turn not in plain and model.detokenize(plain) == "<|turn>user"
-    assert model.detokenize([turn, *plain], special=False) == "<|turn>user"
-
-
-def test_lone_surrogates_and_wrong_ids_do_no_harm(opened: Callable[..., Context]) -> None:
-    model = opened("e2b").model
-    assert model.detokenize(model.tokenize("a\ud800b")) == "a?b"
-    for bad in (-1, model.n_vocab):
-        with pytest.raises(MessageError, match=str(bad)):
-            model.detokenize([bad])
-
-
-def test_what_ends_a_reply(opened: Callable[..., Context]) -> None:
-    model = opened("e2b").model
-    ends = {text for text, i in model.facts.special_tokens.items() if model.ends_reply(i)}
-    assert ends == {"<eos>", "<turn|>", "<|tool_response>"}
-    assert not any(map(model.ends_reply, model.tokenize("</s>")))
 
 
 # The cache
