@@ -120,18 +120,20 @@ class _Values:
         self._path = file.path
 
     def per_layer(self, key: str, n_layers: int, default: int | None = None) -> list[int]:
-        value = self._get(key, default)
-        return [int(item) for item in value] if isinstance(value, list) else [int(value)] * n_layers
+        found = self._get(key, default)
+        return found * n_layers if len(found) == 1 else found[:n_layers]
 
     def integer(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        return int(value[0] if isinstance(value, list) else value)
+        return self._get(key, default)[0]
 
-    def _get(self, key: str, default: int | None) -> Any:
+    def _get(self, key: str, default: int | None) -> list[int]:
+        """Values of an entry that is one number or one per layer; booleans count as numbers."""
         value = self._metadata.get(f"{self._prefix}.{key}", default)
-        if value is None or value == []:
-            raise GGUFError(f"{self._path} lacks {self._prefix}.{key}; convert the model again.")
-        return value
+        found = value if isinstance(value, list) else [value]
+        if not found or not all(isinstance(item, int) for item in found):
+            what = "lacks" if value is None else "has an unusable"
+            raise GGUFError(f"{self._path} {what} {self._prefix}.{key}; convert the model again.")
+        return found
 
 
 def _attention(values: _Values) -> Attention:
@@ -169,7 +171,7 @@ def _effective(file: GGUFFile, n_parameters: int, n_experts: int, n_used: int) -
     tables = [
         info.n_elements for name, info in file.tensors.items() if name.startswith("per_layer_token_embd")
     ]
-    experts = sum(info.n_elements for name, info in file.tensors.items() if "_exps." in name)
+    experts = sum(info.n_elements for name, info in file.tensors.items() if name.endswith("_exps.weight"))
     unused = experts * (n_experts - n_used) // n_experts if n_experts else 0
     return n_parameters - sum(tables) - unused
 
@@ -195,7 +197,8 @@ def _projector(file: GGUFFile) -> Projector:
         has = bool(metadata.get(f"clip.has_{sense}_encoder", False))
         found[sense] = metadata.get(f"clip.{sense}.projector_type", default) if has else None
     widths = [metadata.get(f"clip.{sense}.projection_dim") for sense in ("vision", "audio")]
-    return Projector(found["vision"], found["audio"], int(next((w for w in widths if w), 0)))
+    width = next((width for width in widths if isinstance(width, int)), 0)
+    return Projector(found["vision"], found["audio"], width)
 
 
 def _template(text: str) -> Template:
@@ -208,6 +211,8 @@ def _template(text: str) -> Template:
 
 def _quantization(file: GGUFFile) -> str:
     number = file.metadata.get("general.file_type")
+    if not isinstance(number, int):
+        return "unknown"
     for quant in QUANT_TYPES.values():
         if quant.file_type == number:
             return quant.name

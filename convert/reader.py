@@ -205,7 +205,7 @@ def require_gemma4(file: GGUFFile) -> Literal["model", "projector"]:
     Raises:
         GGUFError: it is neither, or one part of a split model.
     """
-    if int(file.metadata.get("split.count", 1)) > 1:
+    if file.metadata.get("split.count", 1) not in (0, 1):
         raise GGUFError(f"{file.path} is part of a split model; join its parts with llama-gguf-split")
     architecture = file.architecture
     if architecture in MODEL_ARCHITECTURES:

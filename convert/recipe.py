@@ -14,7 +14,7 @@ from typing import Any
 
 from gemma4_gguf.convert.blocks import block_size, is_quantized
 from gemma4_gguf.convert.tensors import ForcedType
-from gemma4_gguf.errors import QuantTypeError
+from gemma4_gguf.errors import GGUFError, QuantTypeError
 
 PROJECTOR_QUANTS = ("F32", "F16", "BF16", "Q8_0")
 
@@ -155,8 +155,8 @@ def model_shape(metadata: Mapping[str, Any]) -> ModelShape:
     heads = _first(metadata.get(f"{architecture}.attention.head_count", 1))
     kv_heads = _first(metadata.get(f"{architecture}.attention.head_count_kv", heads))
     return ModelShape(
-        n_layers=int(metadata.get(f"{architecture}.block_count", 0)),
-        n_experts=int(metadata.get(f"{architecture}.expert_count", 0)),
+        n_layers=_first(metadata.get(f"{architecture}.block_count", 0)),
+        n_experts=_first(metadata.get(f"{architecture}.expert_count", 0)),
         n_heads_per_kv=heads // kv_heads if kv_heads else 0,
     )
 
@@ -270,7 +270,10 @@ class _Choice:
 
 def _first(value: Any) -> int:
     """The first layer's value of an entry that is one number or one per layer."""
-    return int(value[0] if isinstance(value, list) else value)
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, int):
+        raise GGUFError(f"A number of layers, heads or experts is {first!r}; convert the model again.")
+    return first
 
 
 def _role(name: str) -> str:

@@ -12,12 +12,9 @@ def quantize(source: Path, target: Path, file_type: int) -> None:
     """Run llama_model_quantize in this process. For a projector use `quantize_in_child`: it may abort."""
     from llama_cpp import llama_cpp as llama
 
-    silent = llama.llama_log_callback(lambda *arguments: None)
-    llama.llama_log_set(silent, None)
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = file_type, 1, True
     status = llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    llama.llama_log_set(llama.llama_log_callback(), None)
     if status:
         raise RuntimeError(f"llama_model_quantize returned {status} for {source.name}")
 
