@@ -4,8 +4,8 @@ From the root of the repository::
 
     apt-get install espeak-ng
     PYTHONPATH=tests python -m nano.speech --out OUT/words.npz            # 15 s, once
-    PYTHONPATH=tests python -m nano.train --out OUT --steps 4000          # 2 cores: a few seconds a step
-    PYTHONPATH=tests python -m nano.train --out OUT --minutes 20 --size 20 --workers 14    # one H200
+    PYTHONPATH=tests python -m nano.train --out OUT --steps 4000          # 4 s a step on one quiet core
+    PYTHONPATH=tests python -m nano.train --out OUT --minutes 20 --size 20 --workers 14    # one large GPU
 
 The same command goes on where it was stopped (Ctrl-C and SIGTERM save first); ``--steps`` or ``--minutes``
 of training time set the length of the cosine. The second form needs torch, transformers >= 5.23, tokenizers,
