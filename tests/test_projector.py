@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import parity
 import pytest
 from media_samples import picture, sweep
+from projector_files import rewrite
 from reference import cases
 
 from gemma4_gguf.engine import projector as projector_module
@@ -21,7 +21,7 @@ from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.engine.projector_checks import check_layout
 from gemma4_gguf.engine.projector_fixes import GraphFixes
-from gemma4_gguf.errors import EngineError, GGUFError, MediaError, PairingError
+from gemma4_gguf.errors import EngineError, MediaError, PairingError
 from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES
 from gemma4_gguf.media.image import prepare_image
 
@@ -67,39 +67,6 @@ def audio_cosine(projector: Projector, reference: dict[str, np.ndarray]) -> floa
         found = projector.encode_audio(sweep(int(name.removesuffix("ms"))))
         lowest = min(lowest, float(parity.cosines(expected, found).min()))
     return lowest
-
-
-def rewrite(
-    source: Path,
-    target: Path,
-    *,
-    keys: dict[str, Any] | None = None,
-    tensors: Callable[[str, np.ndarray], np.ndarray | None] = lambda _, values: values,
-) -> Path:
-    """A projector file with other metadata or other tensors; None leaves one out."""
-    reader, changes = gguf.GGUFReader(source), dict(keys or {})
-    writer = gguf.GGUFWriter(target, "clip")
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        kind = field.types[0]
-        value = changes.pop(field.name, field.contents())
-        if value is not None:
-            item = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, value, kind, item)
-    for key, value in changes.items():
-        if value is None:
-            continue
-        writer.add_bool(key, value) if isinstance(value, bool) else writer.add_uint32(key, value)
-    for tensor in reader.tensors:
-        values = tensors(tensor.name, np.array(tensor.data))
-        if values is not None:
-            writer.add_tensor(tensor.name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
 
 
 # Numbers
@@ -331,72 +298,7 @@ def test_memory_does_not_grow(open_projector: Open) -> None:
     assert resident_mb() - before < 8
 
 
-# Files that would end the process
-
-WRONG_KEYS: dict[str, tuple[dict[str, Any], str]] = {
-    "no heads": ({"clip.vision.attention.head_count": 0}, "head_count is 0"),
-    "heads missing": ({"clip.audio.attention.head_count": None}, "head_count is None"),
-    "other width": ({"clip.vision.embedding_length": 90}, "shape"),
-    "more blocks": ({"clip.vision.block_count": 3}, r"v\.blk\.2\..* is missing"),
-    "no patches": ({"clip.vision.patch_size": 0}, "patch_size is 0"),
-    "other patches": ({"clip.vision.patch_size": 14}, "shape"),
-    "other pooling": ({"clip.vision.projector.scale_factor": 0}, "scale_factor is 0"),
-    "mean missing": ({"clip.vision.image_mean": None}, "image_mean is None"),
-    "mel bands": ({"clip.audio.num_mel_bins": 80}, "num_mel_bins is 80"),
-    "other audio width": ({"clip.audio.embedding_length": 32}, "shape"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_KEYS)
-def test_metadata_that_contradicts_the_tensors(
-    name: str, converted: Callable[..., Files], tmp_path: Path
-) -> None:
-    keys, words = WRONG_KEYS[name]
-    with pytest.raises(GGUFError, match=words):
-        check_layout(rewrite(converted("e2b")["projector"], tmp_path / "a.gguf", keys=keys))
-
-
-@pytest.mark.parametrize("member", ["e2b", "12b"])
-def test_every_tensor_is_looked_at(member: str, converted: Callable[..., Files], tmp_path: Path) -> None:
-    source = converted(member)["projector"]
-    names = [tensor.name for tensor in gguf.GGUFReader(source).tensors]
-    clamps = (".input_min", ".input_max", ".output_min", ".output_max")
-    checked = [n for n in names if not n.endswith(clamps) and ".blk.0." not in n] + ["v.blk.0.ln1.weight"] * (
-        member == "e2b"
-    )
-    assert len(checked) > 6
-    for missing in checked:
-        path = rewrite(
-            source, tmp_path / "a.gguf", tensors=lambda n, v, gone=missing: None if n == gone else v
-        )
-        with pytest.raises(GGUFError, match=missing.replace(".", r"\.")):
-            check_layout(path)
-
-
-def test_vectors_of_another_type_and_wide_clamps_are_refused(
-    converted: Callable[..., Files], tmp_path: Path
-) -> None:
-    source = converted("e2b")["projector"]
-    for name, change in (
-        ("v.blk.0.ln1.weight", lambda v: v.astype(np.float16)),
-        ("v.blk.0.ffn_up.input_max", lambda v: np.repeat(v, 2)),
-        ("v.position_embd.weight", lambda v: v.reshape(1, -1, v.shape[-1])),
-    ):
-        path = rewrite(
-            source,
-            tmp_path / "a.gguf",
-            tensors=lambda n, v, which=name, new=change: new(v) if n == which else v,
-        )
-        with pytest.raises(GGUFError, match=name.replace(".", r"\.")):
-            check_layout(path)
-
-
-def test_a_cut_off_file_is_refused(converted: Callable[..., Files], tmp_path: Path) -> None:
-    """llama.cpp would read what is missing as whatever lay in memory."""
-    path = tmp_path / "a.gguf"
-    path.write_bytes(converted("e2b")["projector"].read_bytes()[:-1000])
-    with pytest.raises(GGUFError, match="cut off"):
-        check_layout(path)
+# Types
 
 
 @pytest.mark.parametrize("projector_type", ["BF16", "F16", "Q8_0"])

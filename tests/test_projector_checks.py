@@ -1,0 +1,91 @@
+"""Projector files on which llama.cpp would end the process, or read rubbish: refused before it sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from projector_files import rewrite
+
+from gemma4_gguf.engine.projector_checks import check_layout
+from gemma4_gguf.errors import GGUFError
+
+Files = dict[str, Path]
+
+
+@pytest.mark.parametrize("member", ["e2b", "e4b", "26b", "31b", "12b"])
+def test_right_files_pass(member: str, converted: Callable[..., Files]) -> None:
+    layout = check_layout(converted(member)["projector"])
+    assert layout.token_px == 48
+    assert layout.max_side_tokens == (128 if member == "12b" else 256 // 3)
+    assert layout.has_conformer == (member in ("e2b", "e4b"))
+
+
+WRONG_KEYS: dict[str, tuple[dict[str, Any], str]] = {
+    "no heads": ({"clip.vision.attention.head_count": 0}, "head_count is 0"),
+    "heads missing": ({"clip.audio.attention.head_count": None}, "head_count is None"),
+    "other width": ({"clip.vision.embedding_length": 90}, "shape"),
+    "more blocks": ({"clip.vision.block_count": 3}, r"v\.blk\.2\..* is missing"),
+    "no patches": ({"clip.vision.patch_size": 0}, "patch_size is 0"),
+    "other patches": ({"clip.vision.patch_size": 14}, "shape"),
+    "other pooling": ({"clip.vision.projector.scale_factor": 0}, "scale_factor is 0"),
+    "mean missing": ({"clip.vision.image_mean": None}, "image_mean is None"),
+    "mel bands": ({"clip.audio.num_mel_bins": 80}, "num_mel_bins is 80"),
+    "other audio width": ({"clip.audio.embedding_length": 32}, "shape"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KEYS)
+def test_metadata_that_contradicts_the_tensors(
+    name: str, converted: Callable[..., Files], tmp_path: Path
+) -> None:
+    keys, words = WRONG_KEYS[name]
+    with pytest.raises(GGUFError, match=words):
+        check_layout(rewrite(converted("e2b")["projector"], tmp_path / "a.gguf", keys=keys))
+
+
+@pytest.mark.parametrize("member", ["e2b", "12b"])
+def test_every_tensor_is_looked_at(member: str, converted: Callable[..., Files], tmp_path: Path) -> None:
+    source = converted(member)["projector"]
+    names = [tensor.name for tensor in gguf.GGUFReader(source).tensors]
+    clamps = (".input_min", ".input_max", ".output_min", ".output_max")
+    checked = [n for n in names if not n.endswith(clamps) and ".blk.0." not in n] + ["v.blk.0.ln1.weight"] * (
+        member == "e2b"
+    )
+    assert len(checked) > 6
+    for missing in checked:
+        path = rewrite(
+            source, tmp_path / "a.gguf", tensors=lambda n, v, gone=missing: None if n == gone else v
+        )
+        with pytest.raises(GGUFError, match=missing.replace(".", r"\.")):
+            check_layout(path)
+
+
+def test_vectors_of_another_type_and_wide_clamps_are_refused(
+    converted: Callable[..., Files], tmp_path: Path
+) -> None:
+    source = converted("e2b")["projector"]
+    for name, change in (
+        ("v.blk.0.ln1.weight", lambda v: v.astype(np.float16)),
+        ("v.blk.0.ffn_up.input_max", lambda v: np.repeat(v, 2)),
+        ("v.position_embd.weight", lambda v: v.reshape(1, -1, v.shape[-1])),
+    ):
+        path = rewrite(
+            source,
+            tmp_path / "a.gguf",
+            tensors=lambda n, v, which=name, new=change: new(v) if n == which else v,
+        )
+        with pytest.raises(GGUFError, match=name.replace(".", r"\.")):
+            check_layout(path)
+
+
+def test_a_cut_off_file_is_refused(converted: Callable[..., Files], tmp_path: Path) -> None:
+    """llama.cpp would read what is missing as whatever lay in memory."""
+    path = tmp_path / "a.gguf"
+    path.write_bytes(converted("e2b")["projector"].read_bytes()[:-1000])
+    with pytest.raises(GGUFError, match="cut off"):
+        check_layout(path)
