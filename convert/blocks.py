@@ -18,7 +18,7 @@ from gemma4_gguf.errors import EngineError, QuantTypeError
 FLOAT_TYPES = ("F32", "F16", "BF16")
 SOURCE_TYPES = (*FLOAT_TYPES, "Q8_0")
 
-_NUMPY = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 # Bits of a number without its sign, and the pattern of infinity: anything above that is not a number.
 _MAGNITUDE = {
     "F32": ("<u4", 0x7FFFFFFF, 0x7F800000),

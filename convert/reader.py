@@ -184,7 +184,7 @@ def read_rows(file: GGUFFile, info: TensorInfo, start: int, stop: int) -> np.nda
     """
     row_bytes = info.n_bytes // info.n_rows
     data = np.empty((stop - start, row_bytes), np.uint8)
-    view = memoryview(data).cast("B")
+    view = data.data.cast("B")
     filled = 0
     try:
         # A handle per call: reads from many threads need no lock, and nothing has to be closed later.
