@@ -102,13 +102,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _refuse_quantized(directory: Path, config: Mapping[str, Any]) -> None:
     text = config.get("text_config")
     for section in (config, text if isinstance(text, dict) else {}):
-        quantization = section.get("quantization_config")
+        # The second key is MLX's.
+        quantization = section.get("quantization_config") or section.get("quantization")
         if quantization:
-            method = (
-                quantization.get("quant_method", "unnamed")
-                if isinstance(quantization, dict)
-                else quantization
-            )
+            method = "mlx" if "quantization" in section else "unnamed"
+            if isinstance(quantization, dict):
+                method = quantization.get("quant_method", method)
             break
     else:
         if not (directory / "hf_quant_config.json").is_file():

@@ -135,6 +135,10 @@ def quantized_text_config(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(text))
 
 
+def mlx_config(directory: Path) -> None:
+    (directory / "config.json").write_text(json.dumps({"quantization": {"group_size": 64, "bits": 4}}))
+
+
 def adapter(directory: Path) -> None:
     (directory / "config.json").rename(directory / "adapter_config.json")
 
@@ -167,6 +171,7 @@ DIRECTORIES: list[tuple[Callable[[Path], Any], str]] = [
     (list_config, r"config\.json holds a JSON list"),
     (quantized_config, r"quantized already \(gptq\)"),
     (quantized_text_config, r"quantized already \(compressed-tensors\)"),
+    (mlx_config, r"quantized already \(mlx\)"),
     (lambda d: (d / "hf_quant_config.json").write_text("{}"), r"quantized already \(modelopt\)"),
     (adapter, r"LoRA adapter"),
     (pytorch_weights, r"PyTorch \.bin"),

@@ -114,6 +114,16 @@ def test_every_layer_may_be_spelled_out() -> None:
     assert parse_config(config) == parse_config(member_config("26b"))
 
 
+def test_keys_of_mechanisms_that_are_not_there_say_nothing() -> None:
+    """As the published 12B carries them."""
+    config = member_config("12b", spelling="global")
+    config["text_config"] |= {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 262144}
+    config["text_config"] |= {"enable_moe_block": False, "moe_intermediate_size": None, "num_experts": None}
+    config["vision_config"]["num_soft_tokens"] = 280
+    config["audio_config"]["audio_samples_per_token"] = 640
+    assert parse_config(config) == parse_config(member_config("12b"))
+
+
 def test_global_kv_heads_count_only_where_keys_are_values() -> None:
     config = member_config("31b", spelling="global")
     assert set(parse_config(config).text.kv_heads) == {1, 2}
