@@ -26,7 +26,7 @@ from gemma4_gguf.convert.pending import (
     termination_raises,
 )
 from gemma4_gguf.convert.progress import Progress, ProgressCallback
-from gemma4_gguf.errors import OutputError, TensorError
+from gemma4_gguf.errors import TensorError
 
 ENCODED_SLICE = 1 << 19  # numbers; with its float32 copy and its blocks about 3 MB per thread
 COPIED_SLICE = 1 << 22
@@ -281,6 +281,3 @@ def _join(worker: threading.Thread) -> None:
     while worker.is_alive():
         with contextlib.suppress(KeyboardInterrupt):
             worker.join()
-
-
-__all__ = ["OutputError", "OutputFile", "OutputTensor", "usable_cores", "write_files"]
