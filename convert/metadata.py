@@ -302,6 +302,8 @@ def _vision_values(
         ("vision.attention.head_count", tower.n_heads if tower else 0, "UINT32"),
         ("vision.image_mean", [float(x) for x in processor["image_mean"]], "FLOAT32"),
         ("vision.image_std", [float(x) for x in processor["image_std"]], "FLOAT32"),
+        # The config insists on the tanh form of GELU; unless told, llama.cpp takes the sigmoid form.
+        *([("use_gelu", True, "BOOL")] if tower else []),
     ]
 
 
