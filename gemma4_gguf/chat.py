@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from gemma4_gguf.messages import Chunk, Part, Reply, ToolCall
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.requests import Message, user_message
 from gemma4_gguf.settings import with_overrides
+from gemma4_gguf.toolrun import MAX_ROUNDS, TIMEOUT_S, OnResult, run_until_done
+from gemma4_gguf.tools import ToolLike, as_tools
 
 if TYPE_CHECKING:
     from gemma4_gguf.session import Session
@@ -23,7 +25,7 @@ class Chat:
     Args:
         session: what answers.
         system: instructions before the conversation.
-        tools: OpenAI tool dicts the model may call.
+        tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
         thinking: let the model think before each answer; may be changed between turns.
 
     Attributes:
@@ -35,9 +37,10 @@ class Chat:
         session: Session,
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[ToolLike] | None = None,
         thinking: bool = False,
     ) -> None:
+        as_tools(tools)
         self.messages: list[Message] = []
         self.tools = tools
         self.thinking = thinking
@@ -93,12 +96,43 @@ class Chat:
         )
         return self._run(new, generation)
 
-    def add_result(self, call: ToolCall, result: str) -> None:
+    def run(
+        self,
+        *parts: Part,
+        max_rounds: int = MAX_ROUNDS,
+        timeout_s: float | None = TIMEOUT_S,
+        on_result: OnResult | None = None,
+        **options: Any,
+    ) -> Reply:
+        """Says something and runs the tools that the model calls, until it calls none.
+
+        Calls run one after the other. An exception, a timeout or wrong arguments become a result that the
+        model reads; a call that is repeated unchanged is not run again.
+
+        Args:
+            parts: as for `send`.
+            max_rounds: replies at most, at least 1.
+            timeout_s: seconds one call may take; None waits for ever.
+            on_result: called with every ToolCall and its ToolResult.
+            options: as for `send`: image_tokens, sampling and single fields of it.
+
+        Returns:
+            The last reply; with tool calls only if one has no function to run, or the run was stopped.
+
+        Raises:
+            ToolError: a tool cannot be declared.
+            OptionError: an option is out of range.
+        """
+        return run_until_done(
+            self, parts, max_rounds=max_rounds, timeout_s=timeout_s, on_result=on_result, options=options
+        )
+
+    def add_result(self, call: ToolCall, result: Any) -> None:
         """Answers a tool call of the last reply; `send()` lets the model go on once all are answered.
 
         Args:
             call: from Reply.tool_calls.
-            result: what the tool returned, as text or JSON.
+            result: what the tool returned: text or JSON, or a list of texts, pictures and sounds.
         """
         self.messages.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result})
 

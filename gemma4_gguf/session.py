@@ -30,6 +30,9 @@ from gemma4_gguf.requests import Message, check_messages, user_message
 from gemma4_gguf.settings import session_options, with_overrides
 from gemma4_gguf.spans import MediaEncoder
 from gemma4_gguf.templates import Renderer, load, words_before_calls
+from gemma4_gguf.tools import ToolLike, declarations
+
+Tools = Sequence[ToolLike] | None
 
 
 class Session:
@@ -112,7 +115,7 @@ class Session:
         self,
         *parts: Part,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         thinking: bool = False,
         image_tokens: int | None = None,
         sampling: SamplingOptions | None = None,
@@ -123,7 +126,7 @@ class Session:
         Args:
             parts: text as str; media as Path, Image, Audio or a PIL image, in the order the model reads them.
             system: instructions before the conversation.
-            tools: OpenAI tool dicts the model may call.
+            tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
             thinking: let the model think first.
             image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens.
             sampling: how tokens are drawn; None takes what the file recommends.
@@ -153,7 +156,7 @@ class Session:
         self,
         *parts: Part,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         thinking: bool = False,
         image_tokens: int | None = None,
         sampling: SamplingOptions | None = None,
@@ -182,7 +185,7 @@ class Session:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         thinking: bool = False,
         image_tokens: int | None = None,
         sampling: SamplingOptions | None = None,
@@ -213,7 +216,7 @@ class Session:
         self,
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         thinking: bool = False,
     ) -> Chat:
         """Starts a conversation that remembers."""
@@ -223,7 +226,7 @@ class Session:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         thinking: bool = False,
         image_tokens: int | None = None,
         sampling: SamplingOptions | None = None,
@@ -233,7 +236,7 @@ class Session:
         Returns:
             The generation; its `stream` draws, its `reply` tells what there is so far.
         """
-        checked = check_messages(messages)
+        checked, tools = check_messages(messages), declarations(tools)
         prompt = self.prompt(checked, tools=tools, thinking=thinking, image_tokens=image_tokens)
         n_calls = sum(len(message.get("tool_calls", ())) for message in checked)
         return Generation(self._engine, prompt, sampling or self.sampling, tools, first_call=n_calls)
@@ -244,7 +247,7 @@ class Session:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         thinking: bool = False,
         image_tokens: int | None = None,
     ) -> Prompt:
@@ -256,7 +259,7 @@ class Session:
             checked,
             render=self._render,
             make_span=self._media.span,
-            tools=tools,
+            tools=declarations(tools),
             thinking=thinking,
             image_tokens=image_tokens,
         )

@@ -1,0 +1,119 @@
+"""Running tools: calls, results, repeats and limits, with the model's part scripted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from nano_samples import scene
+
+from gemma4_gguf import Session
+from gemma4_gguf.engine.sampler import Sampler
+from gemma4_gguf.errors import OptionError, ToolError
+from gemma4_gguf.messages import ToolCall
+from gemma4_gguf.tools import ToolResult
+
+TURN = "<turn|>"
+
+
+def calls(*written: str) -> str:
+    return "".join(f"<|tool_call>call:{one}<tool_call|>" for one in written) + TURN
+
+
+def script(monkeypatch: pytest.MonkeyPatch, session: Session, *replies: str) -> None:
+    """Makes the sampler draw these replies; each must end its turn."""
+    ids = iter([token for reply in replies for token in session.tokenize(reply)])
+    monkeypatch.setattr(Sampler, "draw", lambda *_: next(ids))
+
+
+def add(a: int, b: int) -> int:
+    """Adds.
+
+    Args:
+        a: one number.
+        b: another.
+    """
+    return a + b
+
+
+def test_calls_run_in_order_and_their_results_reach_the_model(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = session.chat(tools=[add])
+    script(monkeypatch, session, calls("add{a:1,b:2}", "add{a:3,b:4}"), f"3 and 7.{TURN}")
+    seen: list[tuple[ToolCall, ToolResult]] = []
+    reply = chat.run("Add them.", on_result=lambda *pair: seen.append(pair))
+    assert reply.text == "3 and 7." and not reply.tool_calls and not reply.warnings
+    assert [(call.arguments, result.content) for call, result in seen] == [
+        ({"a": 1, "b": 2}, "3"),
+        ({"a": 3, "b": 4}, "7"),
+    ]
+    assert [m["role"] for m in chat.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    text = session.detokenize(
+        [i for i in session.prompt(chat.messages, tools=[add]).items if isinstance(i, int)]
+    )
+    assert "declaration:add" in text and "one number." in text
+    assert "response:add" in text
+
+
+def test_a_picture_in_a_result_is_shown(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> list[Any]:
+        return ["here", scene(0)]
+
+    chat = session.chat(tools=[look])
+    script(monkeypatch, session, calls("look{}"), f"A circle.{TURN}")
+    assert chat.run("Look.", image_tokens=70).text == "A circle."
+    prompt = session.prompt(chat.messages, tools=[look], image_tokens=70)
+    assert sum(not isinstance(item, int) for item in prompt.items) == 1
+
+
+def test_a_repeated_call_is_not_run_again_and_ends_the_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def once(x: int) -> str:
+        ran.append(x)
+        return "done"
+
+    script(monkeypatch, session, *[calls("once{x:1}")] * 9)
+    chat = session.chat(tools=[once])
+    reply = chat.run("Go.")
+    assert ran == [1]
+    assert reply.tool_calls and "repeated" in reply.warnings[-1]
+    results = [m["content"] for m in chat.messages if m["role"] == "tool"]
+    assert results[0] == "done" and "already called" in json.loads(results[1])["error"]
+
+
+def test_rounds_are_limited(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, session, *[calls(f"add{{a:{i},b:0}}") for i in range(5)])
+    reply = session.chat(tools=[add]).run("Go.", max_rounds=3)
+    assert reply.tool_calls[0].arguments == {"a": 2, "b": 0}
+    assert "after 3 rounds" in reply.warnings[-1]
+
+
+def test_a_failing_call_is_told_to_the_model(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, session, calls("add{a:1}", "gone{}"), f"Sorry.{TURN}")
+    chat = session.chat(tools=[add])
+    assert chat.run("Go.").text == "Sorry."
+    errors = [json.loads(m["content"])["error"] for m in chat.messages if m["role"] == "tool"]
+    assert "b: Field required" in errors[0] and "There is no tool 'gone'" in errors[1]
+
+
+def test_a_tool_without_a_function_is_left_to_the_caller(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = {"type": "function", "function": {"name": "ring", "parameters": {"type": "object"}}}
+    script(monkeypatch, session, calls("ring{}"))
+    chat = session.chat(tools=[tool, add])
+    assert chat.run("Ring.").tool_calls[0].name == "ring"
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"]
+
+
+def test_what_cannot_be_run_is_refused_at_once(session: Session) -> None:
+    with pytest.raises(ToolError):
+        session.chat(tools=[3])  # type: ignore[list-item]
+    for options in ({"max_rounds": 0}, {"timeout_s": 0.0}):
+        with pytest.raises(OptionError):
+            session.chat(tools=[add]).run("Go.", **options)  # type: ignore[arg-type]
