@@ -67,7 +67,9 @@ REPOS = {"org/single": SINGLE, "org/sharded": SHARDED, "org/nano-GGUF": GGUF}
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # for child processes
     with serve(Hub(dict(REPOS))) as server:
         yield server
 
