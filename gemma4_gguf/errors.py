@@ -96,6 +96,10 @@ class SchemaError(Gemma4Error):
         self.pointer = pointer
 
 
+class GrammarError(Gemma4Error):
+    """A grammar text is malformed, or an engine cannot follow it."""
+
+
 class IncompleteReplyError(Gemma4Error):
     """A reply that had to be typed data was cut off.
 

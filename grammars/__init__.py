@@ -1,0 +1,11 @@
+"""Grammars that constrain what a model writes: plain GBNF files, and JSON schemas, types and tools as GBNF.
+
+Any llama.cpp app can load the texts.
+"""
+
+from __future__ import annotations
+
+from gemma4_gguf.grammars.convert import from_schema, from_tools, from_type
+from gemma4_gguf.grammars.files import load
+
+__all__ = ["from_schema", "from_tools", "from_type", "load"]

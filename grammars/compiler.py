@@ -1,0 +1,332 @@
+"""A schema → the rules of a grammar, in a notation.
+
+Objects have their members in declared order; required ones always, others or none in between. Without a word
+about further members there are none beside declared ones. References become rules, so recursion is recursion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.grammars.expand import expand, fits, parts, resolve
+from gemma4_gguf.grammars.ir import (
+    EMPTY,
+    Either,
+    Grammar,
+    Node,
+    Ref,
+    Repeat,
+    Seq,
+    Text,
+    either,
+    left_recursion,
+    optional,
+    references,
+    seq,
+)
+from gemma4_gguf.grammars.members import write_members
+from gemma4_gguf.grammars.notation import Notation, literal
+from gemma4_gguf.grammars.numbers import Bounds, real_numbers, whole_numbers
+from gemma4_gguf.grammars.shapes import Flat, Items, Members, Sub, meet, once
+from gemma4_gguf.grammars.texts import text_body
+
+_MAX_UNIQUE = 8
+# Words that say nothing about values; others are looked at.
+_SILENT = frozenset({"$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default"})
+_SILENT |= {"examples", "example", "deprecated", "readOnly", "writeOnly", "discriminator"}
+
+
+class Compiler:
+    """Compiles the parts of one schema document.
+
+    Args:
+        root: the document, in which references are looked up.
+        notation: how values are written.
+    """
+
+    def __init__(self, root: Any, notation: Notation) -> None:
+        self.root, self.notation = root, notation
+        self.grammar = Grammar({name: rule for name, rule in notation.base.rules.items() if name != "root"})
+        self._rules: dict[tuple[str, ...], str] = {}
+        self._active: dict[tuple[str, ...], str | None] = {}
+
+    def document(self) -> Grammar:
+        """The whole schema as a grammar.
+
+        Raises:
+            SchemaError: it is malformed, inexpressible, or nothing can satisfy it.
+        """
+        return self.finish(self.document_node("root-value"))
+
+    def document_node(self, wish: str) -> Node:
+        """The whole schema as a node of `grammar`."""
+        node = self.compile((Sub(self.root, ""),), wish)
+        if node is None:
+            raise SchemaError("nothing can satisfy this schema")
+        return node
+
+    def finish(self, node: Node) -> Grammar:
+        """Make a node the root, and check that an engine can follow and end it."""
+        rules = self.grammar.rules
+        if isinstance(node, Ref) and not any(node.name in references(rule) for rule in rules.values()):
+            node = rules.pop(node.name)
+        self.grammar.rules = {"root": node} | rules
+        if name := left_recursion(self.grammar):
+            raise SchemaError(f"the schema refers to itself with nothing in between (rule {name})")
+        if endless(self.grammar):
+            raise SchemaError("nothing finite can satisfy this schema: it requires itself for ever")
+        return self.grammar
+
+    def compile(self, subs: tuple[Sub, ...], wish: str) -> Node | None:
+        """A value that satisfies all of some schemas.
+
+        Args:
+            subs: the schemas; none means any value.
+            wish: what a rule for it may be called.
+
+        Returns: None if no value does.
+        """
+        subs = tuple(sub for sub in once(subs) if sub.schema is not True and sub.schema != {})
+        if not subs:
+            return Ref("value")
+        if len(subs) == 1 and isinstance(subs[0].schema, Mapping) and is_reference(subs[0].schema):
+            target = resolve(self.root, subs[0].schema["$ref"], f"{subs[0].pointer}/$ref")
+            return self._rule((target,), target.pointer.rpartition("/")[2] or "root-value", always=True)
+        return self._rule(subs, wish, always=False)
+
+    def _rule(self, subs: tuple[Sub, ...], wish: str, *, always: bool) -> Node | None:
+        key = tuple(sub.pointer for sub in subs)
+        if key in self._rules:
+            return Ref(self._rules[key])
+        if key in self._active:  # it holds itself, so it must be a rule
+            self._active[key] = self._active[key] or self.grammar.name_for(wish)
+            return Ref(self._active[key] or "")
+        self._active[key] = None
+        node = self._body(subs, wish)
+        name = self._active.pop(key)
+        if node is None:
+            if name is not None:
+                self.grammar.rules[name] = Either(())
+            return None
+        if name is None and not (always and _worth_a_rule(node)):
+            return node
+        name = name or self.grammar.name_for(wish)
+        self.grammar.rules[name] = node
+        self._rules[key] = name
+        return Ref(name)
+
+    def _body(self, subs: tuple[Sub, ...], wish: str) -> Node | None:
+        if len(subs) == 1 and (word := _only_branches(subs[0].schema)):
+            if word == "oneOf":
+                expand(self.root, subs[0])  # refuses alternatives that overlap
+            found = [self.compile((part,), wish) for part in parts(subs[0], word)]
+            ways = [node for node in found if node is not None]
+            return either(*ways) if ways else None
+        flats = [Flat(subs[0].pointer)]
+        for sub in subs:
+            flats = meet(flats, expand(self.root, sub), sub.pointer)
+        ways = [node for flat in flats if (node := self.flat(flat, wish)) is not None]
+        return either(*ways) if ways else None
+
+    def flat(self, flat: Flat, wish: str) -> Node | None:
+        """One alternative."""
+        if flat.values is not None:
+            return self._values(flat, flat.values)
+        if flat.is_anything():
+            return Ref("value")
+        ways: list[Node | None] = []
+        if "number" in flat.types:
+            ways.append(Ref("number") if flat.bounds == Bounds() else real_numbers(flat.bounds))
+        elif "integer" in flat.types:
+            ways.append(self._integer() if flat.bounds == Bounds() else whole_numbers(flat.bounds))
+        if "string" in flat.types:
+            ways.append(self.string(flat))
+        if "object" in flat.types:
+            ways.append(self._object(flat.members, flat.pointer, wish))
+        if "array" in flat.types:
+            ways.append(self._array(flat.items, flat.pointer, wish))
+        ways += [Ref(kind) for kind in ("boolean", "null") if kind in flat.types]
+        found = [way for way in ways if way is not None]
+        return either(*found) if found else None
+
+    def _integer(self) -> Node:
+        if "integer" not in self.grammar.rules:
+            self.grammar.rules["integer"] = whole_numbers(Bounds()) or EMPTY
+        return Ref("integer")
+
+    def _values(self, flat: Flat, values: tuple[Any, ...]) -> Node | None:
+        ways = []
+        for value in values:
+            fit = fits(flat, value)
+            if fit is None:
+                raise SchemaError("enum or const beside other limits", pointer=flat.pointer)
+            if fit:
+                ways.append(literal(self.notation, value, flat.pointer))
+        return either(*ways) if ways else None
+
+    def string(self, flat: Flat) -> Node | None:
+        """A text, quotes included."""
+        if not flat.patterns and not flat.least_length and flat.most_length is None:
+            return Ref(self.notation.free_text)
+        body = text_body(flat, self.notation, self.grammar)
+        return None if body is None else seq(self.notation.quote, body, self.notation.quote)
+
+    # Arrays
+
+    def _array(self, items: Items, pointer: str, wish: str) -> Node | None:
+        if items == Items():
+            return Ref("array")
+        if items.unique and (items.most is None or items.most > 1):
+            return self._set(items, pointer, wish)
+        first = [self.compile(subs, f"{wish}-{i + 1}") for i, subs in enumerate(items.first)]
+        rest = None if items.rest is None else self.compile(items.rest, f"{wish}-item")
+        reach = next((i for i, node in enumerate(first) if node is None), None)
+        most = items.most
+        if reach is not None or rest is None:
+            limit = len(first) if reach is None else reach
+            most = limit if most is None else min(most, limit)
+        if most is not None and most < items.least:
+            return None
+        inner = self._elements([node for node in first if node is not None][:most], rest, items.least, most)
+        space = self.notation.space
+        full = seq(Text("["), space, inner, space, Text("]"))
+        if items.least == 0:
+            full = (
+                either(seq(Text("["), space, Text("]")), full)
+                if inner != EMPTY
+                else seq(Text("["), space, Text("]"))
+            )
+        return self.grammar.add(wish, full)
+
+    def _elements(self, first: list[Node], rest: Node | None, least: int, most: int | None) -> Node:
+        """At least one element, if the array may have any."""
+        comma = seq(Text(","), self.notation.space)
+        fixed = len(first)
+        low, high = max(least - fixed, 0), None if most is None else most - fixed
+        if not fixed:
+            if rest is None or high == 0:
+                return EMPTY
+            more = self.grammar.repeat(
+                seq(comma, rest), max(low - 1, 0), None if high is None else high - 1, "more"
+            )
+            return seq(rest, more)
+        tail = EMPTY
+        if rest is not None and high != 0:
+            tail = self.grammar.repeat(seq(comma, rest), low, high, "more")
+        for i in range(fixed - 1, 0, -1):
+            tail = seq(comma, first[i], tail)
+            tail = tail if i < least else optional(tail)
+        return seq(first[0], tail)
+
+    def _set(self, items: Items, pointer: str, wish: str) -> Node | None:
+        """Different elements: a rule for each set of those still to come."""
+        flats = [Flat(pointer)] if not items.first and items.rest else []
+        for sub in items.rest or ():
+            flats = meet(flats, expand(self.root, sub), pointer)
+        values: list[Any] = []
+        for flat in flats:
+            values += _listed(flat) or [None] * (_MAX_UNIQUE + 1)
+        if not values or len(values) > _MAX_UNIQUE:
+            raise SchemaError(
+                f"uniqueItems is kept only for up to {_MAX_UNIQUE} listed values; use a list, not a set",
+                pointer=f"{pointer}/uniqueItems",
+            )
+        texts = [literal(self.notation, value, pointer) for value in values]
+        most = len(texts) if items.most is None else min(items.most, len(texts))
+        if most < items.least:
+            return None
+        comma = seq(Text(","), self.notation.space)
+        rules: dict[frozenset[int], Node] = {}
+
+        def after(used: frozenset[int]) -> Node:
+            if used not in rules:
+                left = [i for i in range(len(texts)) if i not in used] if len(used) < most else []
+                glue = comma if used else EMPTY
+                ways: list[Node] = [seq(glue, texts[i], after(used | {i})) for i in left]
+                if len(used) >= max(items.least, 1):
+                    ways.append(EMPTY)
+                rules[used] = EMPTY if ways == [EMPTY] else self.grammar.add(f"{wish}-set", either(*ways))
+            return rules[used]
+
+        space = self.notation.space
+        ways = [seq(Text("["), space, Text("]"))] if items.least == 0 else []
+        if most:
+            ways.append(seq(Text("["), space, after(frozenset()), space, Text("]")))
+        return either(*ways)
+
+    # Objects
+
+    def _object(self, members: Members, pointer: str, wish: str) -> Node | None:
+        if members == Members() or members == Members(stated=True):
+            return Ref("object")
+        inner = write_members(self, members, pointer, wish)
+        if inner is None:
+            return None
+        some, none = inner
+        space = self.notation.space
+        ways = [seq(Text("{"), space, Text("}"))] if none else []
+        if some is not None:
+            ways.append(seq(Text("{"), space, some, space, Text("}")))
+        return self.grammar.add(wish, either(*ways)) if ways else None
+
+
+def is_reference(schema: Mapping[str, Any]) -> bool:
+    """Is it a $ref and, apart from annotations, nothing else?"""
+    return "$ref" in schema and not set(schema) - _SILENT - {"$ref"}
+
+
+def _only_branches(schema: Any) -> str | None:
+    """Returns: anyOf or oneOf, if the schema says nothing else."""
+    words = {
+        "title",
+        "description",
+        "default",
+        "examples",
+        "discriminator",
+        "$defs",
+        "definitions",
+        "$schema",
+    }
+    rest = set(schema) - words if isinstance(schema, Mapping) else set()
+    return rest.pop() if len(rest) == 1 and rest <= {"anyOf", "oneOf"} else None
+
+
+def _listed(flat: Flat) -> list[Any] | None:
+    """All values of an alternative, None if they are not listed."""
+    if flat.values is not None:
+        return [value for value in flat.values if fits(flat, value)]
+    if flat.types <= {"boolean", "null"}:
+        return [value for value in (True, False, None) if fits(flat, value)]
+    return None
+
+
+def _worth_a_rule(node: Node) -> bool:
+    return not isinstance(node, (Ref, Text))
+
+
+def endless(grammar: Grammar) -> bool:
+    """Has the root no finite text?"""
+    size: dict[str, float] = dict.fromkeys(grammar.rules, math.inf)
+    changed = True
+    while changed:
+        changed = False
+        for name, node in grammar.rules.items():
+            shortest = _shortest(node, size)
+            if shortest < size[name]:
+                size[name], changed = shortest, True
+    return size["root"] == math.inf
+
+
+def _shortest(node: Node, size: dict[str, float]) -> float:
+    if isinstance(node, Ref):
+        return size[node.name]
+    if isinstance(node, Seq):
+        return sum(_shortest(item, size) for item in node.items)
+    if isinstance(node, Either):
+        return min((_shortest(item, size) for item in node.items), default=math.inf)
+    if isinstance(node, Repeat):
+        return node.least * _shortest(node.item, size) if node.least else 0
+    return len(node.value) if isinstance(node, Text) else 1

@@ -1,0 +1,104 @@
+"""JSON schema, Python type or tool declarations → a grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.grammars.compiler import Compiler
+from gemma4_gguf.grammars.ir import Grammar, Node, Ref, Repeat, Text, either, seq
+from gemma4_gguf.grammars.notation import Json, Native
+
+
+def from_schema(json_schema: Mapping[str, Any] | bool) -> str:
+    """A JSON schema as GBNF: JSON texts that satisfy it, members in declared order.
+
+    Never wider than the schema. Narrower where a language model profits: members that are not declared appear
+    only if the schema speaks of them, integers have no point, space is bounded.
+
+    Args:
+        json_schema: draft 2020-12; of older drafts, what still has a meaning there.
+
+    Returns: GBNF text.
+
+    Raises:
+        SchemaError: the schema is malformed, contradicts itself or cannot be expressed; `pointer` says where.
+    """
+    return schema_grammar(json_schema).to_text()
+
+
+def from_type(type_: Any) -> str:
+    """A Pydantic model, dataclass, TypedDict, enum or any other type Pydantic knows, as GBNF.
+
+    Raises:
+        SchemaError: Pydantic has no schema for it, or the schema cannot be expressed.
+    """
+    return from_schema(type_schema(type_))
+
+
+def from_tools(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> str:
+    """Calls of declared tools in Gemma's own notation, as GBNF.
+
+    Names, argument names, types and required arguments are right by construction.
+
+    Args:
+        tools: OpenAI tool dicts.
+        parallel: several calls may follow each other.
+
+    Returns: GBNF text.
+
+    Raises:
+        SchemaError: a declaration is malformed or cannot be expressed; `pointer` starts with its number.
+    """
+    return tools_grammar(tools, parallel=parallel).to_text()
+
+
+def schema_grammar(json_schema: Mapping[str, Any] | bool) -> Grammar:
+    """As `from_schema`, as a value."""
+    if not isinstance(json_schema, (Mapping, bool)):
+        raise SchemaError(f"a schema is an object or a boolean, not a {type(json_schema).__name__}")
+    return Compiler(json_schema, Json()).document()
+
+
+def type_schema(type_: Any) -> dict[str, Any]:
+    """Returns: the JSON schema Pydantic writes for a type."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    try:
+        return TypeAdapter(type_).json_schema()
+    except (PydanticUserError, PydanticSchemaGenerationError, AttributeError, TypeError) as error:
+        raise SchemaError(f"Pydantic has no JSON schema for {type_!r}: {error}") from error
+
+
+def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:
+    """As `from_tools`, as a value."""
+    declared = [_function(tool, i) for i, tool in enumerate(tools)]
+    if not declared:
+        raise SchemaError("there are no tools to call")
+    root = {"tools": [parameters for _, parameters in declared]}
+    compiler = Compiler(root, Native())
+    calls: list[Node] = []
+    for i, (name, parameters) in enumerate(declared):
+        arguments = Compiler(parameters, Native())
+        arguments.grammar = compiler.grammar
+        try:
+            node = arguments.document_node(f"{name}-arguments")
+        except SchemaError as error:
+            raise SchemaError(str(error), pointer=f"/{i}/function/parameters{error.pointer}") from error
+        calls.append(seq(Text(name), node))
+    body = seq(Text("<|tool_call>call:"), either(*calls), Text("<tool_call|>"))
+    call = compiler.grammar.add("one-call", body)
+    return compiler.finish(Repeat(call, 1, None) if parallel else Ref(call.name))
+
+
+def _function(tool: Mapping[str, Any], i: int) -> tuple[str, Any]:
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise SchemaError("a tool is {type: function, function: {name, parameters}}", pointer=f"/{i}")
+    parameters = function.get("parameters") or {"type": "object"}
+    if isinstance(parameters, Mapping) and not parameters.get("properties"):
+        # A tool that declares no arguments takes none.
+        parameters = {**parameters, "additionalProperties": parameters.get("additionalProperties", False)}
+    return function["name"], parameters

@@ -1,0 +1,62 @@
+"""String formats of JSON Schema as regular expressions, none wider than its standard.
+
+Dates are real dates (RFC 3339, years 0001 to 9999, leap years right); times have an offset, no leap second.
+"""
+
+from __future__ import annotations
+
+_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"
+_FOURS = "(?:0[48]|[2468][048]|[13579][26])"  # 04 to 96
+_LEAP_YEAR = f"(?:[0-9]{{2}}{_FOURS}|{_FOURS}00)"
+_LONG = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+_SHORT = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_FEBRUARY = "02-(?:0[1-9]|1[0-9]|2[0-8])"
+_DATE = f"(?:{_YEAR}-(?:{_LONG}|{_SHORT}|{_FEBRUARY})|{_LEAP_YEAR}-02-29)"
+_HOUR_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_HOUR_MINUTE}:[0-5][0-9](?:\.[0-9]{{1,6}})?(?:Z|[+-]{_HOUR_MINUTE})"
+
+# RFC 3339, appendix A
+_TIME_SPAN = "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
+_DATE_SPAN = "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
+
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_H16 = "[0-9A-Fa-f]{1,4}"
+_LS32 = f"(?:{_H16}:{_H16}|{_IPV4})"
+
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LAST_LABEL = "[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4})"
+_PCHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
+_PATH = f"(?:{_PCHAR}|/)*"
+_QUERY = f"(?:{_PCHAR}|[/?])*"
+_AUTHORITY = rf"//(?:{_IPV4}|(?:{_LABEL}\.)*{_LAST_LABEL})(?::{_PORT})?(?:/{_PATH})?"
+
+
+def _ipv6() -> str:
+    """RFC 4291: eight groups, one run of zeros left out."""
+    ways = [f"(?:{_H16}:){{6}}{_LS32}", f"::(?:{_H16}:){{5}}{_LS32}"]
+    for before in range(1, 6):
+        head = f"(?:{_H16}:){{0,{before - 1}}}{_H16}"
+        after = 5 - before
+        ways.append(f"(?:{head})?::(?:{_H16}:){{{after}}}{_LS32}")
+    ways.append(f"(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}")
+    ways.append(f"(?:(?:{_H16}:){{0,6}}{_H16})?::")
+    return "(?:" + "|".join(ways) + ")"
+
+
+FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "duration": f"P(?:{_DATE_SPAN}(?:{_TIME_SPAN})?|{_TIME_SPAN}|[0-9]+W)",
+    "uuid": "[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}",
+    "email": rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*\.{_LAST_LABEL}",
+    "hostname": rf"{_LABEL}(?:\.{_LABEL})*",
+    "ipv4": _IPV4,
+    "ipv6": _ipv6(),
+    "uri": rf"[A-Za-z][A-Za-z0-9+.-]{{0,31}}:(?:{_AUTHORITY}|/?(?:{_PCHAR}{_PATH})?)(?:\?{_QUERY})?(?:#{_QUERY})?",
+}
+# Formats that ask for nothing a text could lack.
+PLAIN_FORMATS = frozenset({"password", "path", "file-path", "directory-path", "binary", "textarea"})

@@ -1,0 +1,312 @@
+"""Grammars as values: nodes, rules, and their GBNF text.
+
+A `Grammar` is an ordered table of named rules. Everything that makes a grammar (schemas, tools, patterns,
+GBNF text) makes one of these, and everything that uses one (GBNF text, Lark text for llguidance) reads it.
+
+llama.cpp sets two limits that shape the text: a bounded repetition may count to 2000 at most (above, it
+silently becomes unbounded), and what is repeated must be small. So only single characters and rules are
+repeated, and long counts are cut into rules. Reference: llama.cpp's grammars/README.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+MAX_CODE = 0x10FFFF
+MAX_REPEAT = 1000  # half of llama.cpp's limit
+
+
+@dataclass(frozen=True)
+class Text:
+    """These characters."""
+
+    value: str
+
+
+@dataclass(frozen=True)
+class Chars:
+    """One character of a set: sorted, disjoint, inclusive ranges of code points."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What the rule of this name matches."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Seq:
+    """All items, one after the other."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Either:
+    """One of the items."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The item at least `least` times, at most `most` times (None: any number)."""
+
+    item: Node
+    least: int
+    most: int | None
+
+
+Node = Text | Chars | Ref | Seq | Either | Repeat
+EMPTY = Seq(())
+
+
+def seq(*items: Node) -> Node:
+    """All of them in order; nested sequences and neighbouring texts are joined."""
+    flat: list[Node] = []
+    for item in items:
+        for part in item.items if isinstance(item, Seq) else (item,):
+            if isinstance(part, Text) and flat and isinstance(flat[-1], Text):
+                flat[-1] = Text(flat[-1].value + part.value)
+            elif part != Text(""):
+                flat.append(part)
+    return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+def either(*items: Node) -> Node:
+    """One of them; nested alternatives are joined, doubles dropped."""
+    flat: dict[Node, None] = {}
+    for item in items:
+        flat.update(dict.fromkeys(item.items if isinstance(item, Either) else (item,)))
+    return next(iter(flat)) if len(flat) == 1 else Either(tuple(flat))
+
+
+def optional(item: Node) -> Node:
+    """The item or nothing."""
+    return item if item == EMPTY else Repeat(item, 0, 1)
+
+
+def char_set(ranges: Iterable[tuple[int, int]]) -> Chars:
+    """Ranges in any order, overlapping or not → a set."""
+    merged: list[list[int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], high)
+        else:
+            merged.append([low, high])
+    return Chars(tuple((low, high) for low, high in merged))
+
+
+def chars(text: str) -> Chars:
+    """The set of these characters."""
+    return char_set((ord(c), ord(c)) for c in text)
+
+
+def complement(of: Chars) -> Chars:
+    """Every other character."""
+    out, start = [], 0
+    for low, high in of.ranges:
+        if low > start:
+            out.append((start, low - 1))
+        start = high + 1
+    if start <= MAX_CODE:
+        out.append((start, MAX_CODE))
+    return Chars(tuple(out))
+
+
+def common(a: Chars, b: Chars) -> Chars:
+    """Characters in both."""
+    return complement(char_set(complement(a).ranges + complement(b).ranges))
+
+
+@dataclass
+class Grammar:
+    """Named rules; the one called root is the whole."""
+
+    rules: dict[str, Node] = field(default_factory=dict)
+
+    def name_for(self, wish: str) -> str:
+        """Returns: a rule name like the wish that is still free, and reserves it."""
+        base = re.sub(r"[^a-z0-9]+", "-", wish.lower()).strip("-")[:40] or "rule"
+        base = base if base[0].isalpha() else f"r-{base}"
+        name, n = base, 1
+        while name in self.rules:
+            n += 1
+            name = f"{base}-{n}"
+        self.rules[name] = EMPTY
+        return name
+
+    def add(self, wish: str, node: Node) -> Ref:
+        """A new rule, unless the node is a reference already."""
+        if isinstance(node, Ref):
+            return node
+        name = self.name_for(wish)
+        self.rules[name] = node
+        return Ref(name)
+
+    def repeat(self, item: Node, least: int, most: int | None, wish: str = "part") -> Node:
+        """A repetition that llama.cpp counts right, however long."""
+        if most == 0:
+            return EMPTY
+        if least == most == 1:
+            return item
+        bounded = (most is not None and most > 1) or least > 1
+        if bounded and not isinstance(item, Chars) and not _single(item):
+            item = self.add(wish, item)
+        parts: list[Node] = []
+        if least > MAX_REPEAT:
+            block = self.add(f"{wish}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
+            parts.append(self.repeat(block, least // MAX_REPEAT, least // MAX_REPEAT, wish))
+            most = None if most is None else most - least + least % MAX_REPEAT
+            least %= MAX_REPEAT
+        if most is not None and most > MAX_REPEAT:
+            parts.append(Repeat(item, least, least) if least > 1 else item if least else EMPTY)
+            parts.append(self._up_to(item, most - least, wish))
+        elif (least, most) != (0, 0):
+            parts.append(Repeat(item, least, most))
+        return seq(*parts)
+
+    def _up_to(self, item: Node, most: int, wish: str) -> Node:
+        """0 … most: less than a block, or a block and the rest. No count can be read in two ways."""
+        block = self.add(f"{wish}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
+        node: Node = Repeat(item, 0, most % MAX_REPEAT) if most % MAX_REPEAT else EMPTY
+        for _ in range(most // MAX_REPEAT):
+            rest = self.add(f"{wish}-rest", node)
+            node = either(seq(block, rest), Repeat(item, 0, MAX_REPEAT - 1))
+        return node
+
+    def to_text(self) -> str:
+        """Returns: GBNF, root first, only rules that are reached from it."""
+        reached, queue = {"root": None}, ["root"]
+        while queue:
+            for name in references(self.rules[queue.pop(0)]):
+                if name not in reached:
+                    reached[name] = None
+                    queue.append(name)
+        return "".join(f"{name} ::= {_show(self.rules[name])}\n" for name in reached)
+
+
+def references(node: Node) -> Iterator[str]:
+    """Returns: names of the rules a node refers to, in order."""
+    if isinstance(node, Ref):
+        yield node.name
+    elif isinstance(node, (Seq, Either)):
+        for item in node.items:
+            yield from references(item)
+    elif isinstance(node, Repeat):
+        yield from references(node.item)
+
+
+def left_recursion(grammar: Grammar) -> str | None:
+    """Returns: a rule that can begin with itself (llama.cpp refuses those), None if there is none."""
+    empty: set[str] = set()
+    while True:
+        more = {name for name, node in grammar.rules.items() if name not in empty and _nullable(node, empty)}
+        if not more:
+            break
+        empty |= more
+    starts = {name: set(_starts(node, empty)) for name, node in grammar.rules.items()}
+    for name in starts:
+        seen: set[str] = set()
+        queue = list(starts[name])
+        while queue:
+            other = queue.pop()
+            if other == name:
+                return name
+            if other not in seen:
+                seen.add(other)
+                queue += starts.get(other, ())
+    return None
+
+
+def _nullable(node: Node, empty: set[str]) -> bool:
+    if isinstance(node, Ref):
+        return node.name in empty
+    if isinstance(node, Seq):
+        return all(_nullable(item, empty) for item in node.items)
+    if isinstance(node, Either):
+        return any(_nullable(item, empty) for item in node.items)
+    if isinstance(node, Repeat):
+        return node.least == 0 or _nullable(node.item, empty)
+    return node == Text("")
+
+
+def _starts(node: Node, empty: set[str]) -> Iterator[str]:
+    if isinstance(node, Ref):
+        yield node.name
+    elif isinstance(node, Repeat):
+        yield from _starts(node.item, empty)
+    elif isinstance(node, Either):
+        for item in node.items:
+            yield from _starts(item, empty)
+    elif isinstance(node, Seq):
+        for item in node.items:
+            yield from _starts(item, empty)
+            if not _nullable(item, empty):
+                break
+
+
+def _show(node: Node, inside: bool = False) -> str:
+    """Text of a node; `inside` a sequence or repetition, alternatives and sequences need brackets."""
+    if isinstance(node, Text):
+        return '"' + "".join(map(_escape, node.value)) + '"'
+    if isinstance(node, Chars):
+        return _show_set(node)
+    if isinstance(node, Ref):
+        return node.name
+    if isinstance(node, Seq):
+        text = " ".join(_show(item, True) for item in node.items) or '""'
+        return f"({text})" if inside and len(node.items) > 1 else text
+    if isinstance(node, Either):
+        text = " | ".join(_show(item) for item in node.items)
+        return f"({text})" if inside else text
+    item = _show(node.item, True)
+    if isinstance(node.item, (Repeat, Text)) and not _single(node.item):
+        item = f"({item})"
+    return item + _count(node.least, node.most)
+
+
+def _single(node: Node) -> bool:
+    return isinstance(node, Text) and len(node.value) == 1
+
+
+def _count(least: int, most: int | None) -> str:
+    plain = {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}
+    if (least, most) in plain:
+        return plain[least, most]
+    if most is None:
+        return f"{{{least},}}"
+    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
+
+
+def _show_set(node: Chars) -> str:
+    negated = complement(node)
+    inverted = bool(node.ranges) and node.ranges[-1][1] == MAX_CODE and bool(negated.ranges)
+    ranges = negated.ranges if inverted else node.ranges
+    body = "".join(
+        _escape(chr(low), True) if low == high else f"{_escape(chr(low), True)}-{_escape(chr(high), True)}"
+        for low, high in ranges
+    )
+    return f"[^{body}]" if inverted else f"[{body}]"
+
+
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
+
+
+def _escape(char: str, in_set: bool = False) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if in_set and char in "[]":
+        return "\\" + char
+    if (in_set and char in "^-") or ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
+        return f"\\x{ord(char):02X}"
+    if char == '"' and not in_set:
+        return '\\"'
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"

@@ -1,0 +1,194 @@
+"""How a value is written: as JSON, or in the notation of Gemma's tool calls.
+
+Both read their rules for free values from the shipped grammar files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.grammars.files import load
+from gemma4_gguf.grammars.ir import (
+    EMPTY,
+    MAX_CODE,
+    Chars,
+    Grammar,
+    Node,
+    Ref,
+    Text,
+    char_set,
+    chars,
+    common,
+    complement,
+    either,
+    seq,
+)
+from gemma4_gguf.grammars.pattern import ANYTHING
+from gemma4_gguf.grammars.reader import parse_gbnf
+
+
+class Notation(Protocol):
+    """What the compiler asks of a notation.
+
+    Args:
+        base: rules for free values: value, object, array, number, boolean, null and `free_text`.
+        free_text: name of the rule of any text, quotes included.
+        quote: stands before and after a text.
+        space: may stand after punctuation.
+        barred: nodes that no text may match (what would end it too early).
+        key_quote: stands before and after the name of a member.
+        key_patterns: (pattern, "") that names which are not given must match.
+    """
+
+    base: Grammar
+    free_text: str
+    quote: Node
+    space: Node
+    barred: tuple[Node, ...]
+    key_quote: Node
+    key_patterns: tuple[tuple[str, str], ...]
+
+    def char(self, of: Chars) -> Node:
+        """One character of a set, as it is written inside a text."""
+
+    def text(self, value: str, pointer: str) -> Node:
+        """This very text, quotes included."""
+
+    def key(self, name: str) -> Node:
+        """The name of a member, before the colon."""
+
+    def order(self, names: Iterable[str]) -> list[str]:
+        """The order in which members stand."""
+
+
+_CONTROL = Chars(((0, 0x1F),))
+_BEYOND_ASCII = Chars(((0x80, 0xD7FF), (0xE000, MAX_CODE)))
+_HEX = char_set([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
+_SHORT = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r"}
+_SOME = 32  # a few characters beyond ASCII are also offered as escapes, each one
+
+
+class Json:
+    """JSON text."""
+
+    free_text = "string"
+    quote: Node = Text('"')
+    space: Node = Ref("ws")
+    barred: tuple[Node, ...] = ()
+    key_quote: Node = quote
+    key_patterns: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self) -> None:
+        self.base = parse_gbnf(load("json"))
+
+    def char(self, of: Chars) -> Node:
+        if (only := _single(of)) and only.isascii() and only.isprintable() and only not in '"\\':
+            return Text(only)
+        if of.ranges == ((0, MAX_CODE),):
+            return Ref("char")
+        plain = common(of, complement(char_set((*chars('"\\').ranges, *_CONTROL.ranges))))
+        ways: list[Node] = [plain] if plain.ranges else []
+        ways += [Text("\\" + c) for c in '"\\' if _has(of, c)]
+        if common(of, _CONTROL) == _CONTROL:
+            ways += [seq(Text("\\"), chars("bfnrt")), seq(Text("\\u00"), chars("01"), _HEX)]
+        else:
+            for code in range(0x20):
+                if _has(of, chr(code)):
+                    ways.append(Text(f"\\u{code:04x}"))
+                    ways += [Text("\\" + _SHORT[chr(code)])] if chr(code) in _SHORT else []
+        ways += [Text("\\u007f")] if _has(of, "\x7f") else []
+        return either(*ways, *self._beyond_ascii(common(of, _BEYOND_ASCII)))
+
+    @staticmethod
+    def _beyond_ascii(of: Chars) -> list[Node]:
+        if of == _BEYOND_ASCII:
+            return [seq(Text("\\u"), either(_NEAR, _FAR, _PAIR))]
+        codes = [code for low, high in of.ranges for code in range(low, min(high, low + _SOME) + 1)]
+        if len(codes) > _SOME:
+            return []
+        return [Text(json.dumps(chr(code))[1:-1]) for code in codes]
+
+    def text(self, value: str, pointer: str) -> Node:
+        return either(*(Text(json.dumps(value, ensure_ascii=ascii_only)) for ascii_only in (False, True)))
+
+    def key(self, name: str) -> Node:
+        return self.text(name, "")
+
+    def order(self, names: Iterable[str]) -> list[str]:
+        return list(names)
+
+
+# Four hexadecimal digits from 0080 on, halves of surrogate pairs only together.
+_NEAR = seq(Text("00"), chars("89ABCDEFabcdef"), _HEX)
+_FAR = seq(
+    either(
+        seq(Text("0"), chars("123456789ABCDEFabcdef")),
+        seq(chars("123456789ABCEFabcef"), _HEX),
+        seq(chars("Dd"), chars("01234567")),
+    ),
+    _HEX,
+    _HEX,
+)
+_HALF = seq(chars("Dd"), chars("89ABab"), _HEX, _HEX)
+_PAIR = seq(_HALF, Text("\\u"), chars("Dd"), chars("CDEFcdef"), _HEX, _HEX)
+
+
+class Native:
+    """The notation of tool calls: bare keys in the order of the alphabet, texts between <|"|> as they are."""
+
+    free_text = "text"
+    quote: Node = Text('<|"|>')
+    space: Node = EMPTY
+    barred: tuple[Node, ...] = (seq(ANYTHING, Text('<|"|>'), ANYTHING),)
+    key_quote: Node = EMPTY
+    key_patterns: tuple[tuple[str, str], ...] = ((r"^[A-Za-z0-9_@$][A-Za-z0-9_@$./-]*$", ""),)
+
+    def __init__(self) -> None:
+        self.base = parse_gbnf(load("tool_call"))
+
+    def char(self, of: Chars) -> Node:
+        return Text(only) if (only := _single(of)) else of
+
+    def text(self, value: str, pointer: str) -> Node:
+        if '<|"|>' in value:
+            raise SchemaError(f'{value!r} holds <|"|>, which ends a text', pointer=pointer)
+        return seq(self.quote, Text(value), self.quote)
+
+    def key(self, name: str) -> Node:
+        return Text(name)
+
+    def order(self, names: Iterable[str]) -> list[str]:
+        # The templates print members sorted so, and the model learned them so.
+        return sorted(names, key=str.lower)
+
+
+def literal(notation: Notation, value: Any, pointer: str) -> Node:
+    """This very value; space is free where JSON leaves it free."""
+    if isinstance(value, str):
+        return notation.text(value, pointer)
+    space = notation.space
+    if isinstance(value, list):
+        parts: list[Node] = [Text("["), space]
+        for i, item in enumerate(value):
+            parts += [Text(","), space] if i else []
+            parts.append(literal(notation, item, pointer))
+        return seq(*parts, space, Text("]")) if value else seq(Text("["), space, Text("]"))
+    if isinstance(value, dict):
+        parts = [Text("{"), space]
+        for i, name in enumerate(notation.order(value)):
+            parts += [Text(","), space] if i else []
+            parts += [notation.key(name), Text(":"), space, literal(notation, value[name], pointer)]
+        return seq(*parts, space, Text("}")) if value else seq(Text("{"), space, Text("}"))
+    return Text(json.dumps(value))
+
+
+def _has(of: Chars, char: str) -> bool:
+    return any(low <= ord(char) <= high for low, high in of.ranges)
+
+
+def _single(of: Chars) -> str:
+    """Returns: the only character of a set, "" if it has more."""
+    return chr(of.ranges[0][0]) if len(of.ranges) == 1 and of.ranges[0][0] == of.ranges[0][1] else ""

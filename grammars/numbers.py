@@ -1,0 +1,295 @@
+"""Ranges of numbers as grammar nodes over their digits.
+
+A range of whole numbers is exact. A range of real numbers holds every decimal notation in it and, as Python
+and JavaScript print very large and very small ones, the scientific one with a single digit before the point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from gemma4_gguf.grammars.ir import EMPTY, Chars, Either, Node, Repeat, Text, either, optional, seq
+
+DIGIT = Chars(((0x30, 0x39),))
+_NONZERO = Chars(((0x31, 0x39),))
+_DIGITS = Repeat(DIGIT, 0, None)
+_NEVER = Either(())
+_MINUS = Text("-")
+# Python prints reals scientifically below 1e-4 and from 1e16 on.
+_SMALL, _LARGE = -5, 16
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A range of numbers; None for no bound, `open_` for a bound that is itself outside."""
+
+    low: Decimal | None = None
+    high: Decimal | None = None
+    open_low: bool = False
+    open_high: bool = False
+
+    def is_empty(self) -> bool:
+        if self.low is None or self.high is None:
+            return False
+        return self.low > self.high or (self.low == self.high and (self.open_low or self.open_high))
+
+    def holds(self, value: Decimal) -> bool:
+        above = self.low is None or (value > self.low if self.open_low else value >= self.low)
+        return above and (self.high is None or (value < self.high if self.open_high else value <= self.high))
+
+    def meet(self, other: Bounds) -> Bounds:
+        """Returns: numbers in both."""
+        low, open_low = _tighter(self.low, self.open_low, other.low, other.open_low, 1)
+        high, open_high = _tighter(self.high, self.open_high, other.high, other.open_high, -1)
+        return Bounds(low, high, open_low, open_high)
+
+    def mirrored(self) -> Bounds:
+        """Returns: the same range with the sign turned."""
+        low = None if self.high is None else -self.high
+        high = None if self.low is None else -self.low
+        return Bounds(low, high, self.open_high, self.open_low)
+
+
+def _tighter(
+    a: Decimal | None, a_open: bool, b: Decimal | None, b_open: bool, sign: int
+) -> tuple[Decimal | None, bool]:
+    if a is None or b is None:
+        return (b, b_open) if a is None else (a, a_open)
+    if a == b:
+        return a, a_open or b_open
+    return (a, a_open) if (a > b) == (sign > 0) else (b, b_open)
+
+
+def whole_numbers(bounds: Bounds) -> Node | None:
+    """Integers in a range, without leading zeros. Returns: None if there is none."""
+    low = None if bounds.low is None else _whole(bounds.low, bounds.open_low, 1)
+    high = None if bounds.high is None else _whole(bounds.high, bounds.open_high, -1)
+    ways = [_natural(0 if low is None else max(low, 0), high)]
+    if low is None or low < 0:
+        least = 1 if high is None else max(-high, 1)
+        ways.append(_signed(_natural(least, None if low is None else -low)))
+    return _one_of(ways)
+
+
+def real_numbers(bounds: Bounds) -> Node | None:
+    """Numbers in a range. Returns: None if there is none."""
+    if bounds.is_empty():
+        return None
+    zero = Decimal(0)
+    ways = [_magnitudes(bounds.meet(Bounds(low=zero)))]
+    ways.append(_signed(_magnitudes(bounds.mirrored().meet(Bounds(low=zero, open_low=True)))))
+    if bounds.holds(zero):
+        ways.append(seq(Text("-0"), optional(seq(Text("."), Repeat(Text("0"), 1, None)))))
+    return _one_of(ways)
+
+
+def _one_of(ways: list[Node | None]) -> Node | None:
+    found = [way for way in ways if way is not None and way != _NEVER]
+    return either(*found) if found else None
+
+
+def _signed(node: Node | None) -> Node | None:
+    return None if node is None or node == _NEVER else seq(_MINUS, node)
+
+
+def _whole(bound: Decimal, is_open: bool, sign: int) -> int:
+    """Returns: the first integer inside a bound, coming from outside."""
+    inside = int(bound.to_integral_value(rounding="ROUND_CEILING" if sign > 0 else "ROUND_FLOOR"))
+    return inside + sign if is_open and inside == bound else inside
+
+
+def _natural(low: int, high: int | None) -> Node | None:
+    """Non-negative integers from low to high."""
+    if high is not None and high < low:
+        return None
+    if high is None:
+        if low == 0:
+            return either(Text("0"), seq(_NONZERO, _DIGITS))
+        if low == 1:
+            return seq(_NONZERO, _DIGITS)
+        size = len(str(low))
+        longer = seq(_NONZERO, Repeat(DIGIT, size, None))
+        return either(_natural(low, 10**size - 1) or _NEVER, longer)
+    ways: list[Node] = []
+    for size in range(len(str(low)), len(str(high)) + 1):
+        first = max(low, 10 ** (size - 1) if size > 1 else 0)
+        ways.append(_same_size(str(first), str(min(high, 10**size - 1))))
+    return either(*ways)
+
+
+def _same_size(low: str, high: str) -> Node:
+    """Numbers between two of as many digits."""
+    if low == high:
+        return Text(low)
+    if set(low) == {"0"} and set(high) == {"9"}:
+        return DIGIT if len(low) == 1 else Repeat(DIGIT, len(low), len(low))
+    a, b = int(low[0]), int(high[0])
+    if a == b:
+        return seq(Text(low[0]), _same_size(low[1:], high[1:]))
+    if len(low) == 1:
+        return _digit(a, b)
+    rest = len(low) - 1
+    ways: list[Node] = []
+    if set(low[1:]) != {"0"}:
+        ways.append(seq(Text(low[0]), _same_size(low[1:], "9" * rest)))
+        a += 1
+    top = set(high[1:]) != {"9"}
+    if a <= b - top:
+        ways.append(seq(_digit(a, b - top), _same_size("0" * rest, "9" * rest)))
+    if top:
+        ways.append(seq(Text(high[0]), _same_size("0" * rest, high[1:])))
+    return either(*ways)
+
+
+def _digit(low: int, high: int) -> Node:
+    return Text(str(low)) if low == high else Chars(((0x30 + low, 0x30 + high),))
+
+
+def _magnitudes(bounds: Bounds) -> Node | None:
+    """Non-negative numbers in a range, in both notations."""
+    if bounds.is_empty():
+        return None
+    return _one_of([_decimal(bounds), *_scientific(bounds)])
+
+
+def _decimal(bounds: Bounds) -> Node | None:
+    """Digits, and maybe a point and digits."""
+    low, high = bounds.low or Decimal(0), bounds.high
+    ground, low_rest = _split(low)
+    if high is None:
+        more = seq(_natural(ground + 1, None) or _NEVER, _fraction("", None, False, False))
+        return either(seq(Text(str(ground)), _fraction(low_rest, None, bounds.open_low, False)), more)
+    top, high_rest = _split(high)
+    if ground == top:
+        tail = _fraction(low_rest, high_rest, bounds.open_low, bounds.open_high)
+        return None if tail == _NEVER else seq(Text(str(ground)), tail)
+    ways = [(Text(str(ground)), _fraction(low_rest, None, bounds.open_low, False))]
+    between = _natural(ground + 1, top - 1)
+    if between is not None:
+        ways.append((between, _fraction("", None, False, False)))
+    ways.append((Text(str(top)), _fraction("", high_rest, False, bounds.open_high)))
+    return _one_of([seq(whole, tail) for whole, tail in ways if tail != _NEVER])
+
+
+def _split(value: Decimal) -> tuple[int, str]:
+    """Returns: the integer part, and the digits after the point without trailing zeros."""
+    whole, _, rest = format(value, "f").partition(".")
+    return int(whole), rest.rstrip("0")
+
+
+def _fraction(low: str, high: str | None, open_low: bool, open_high: bool) -> Node:
+    """The point and digits d of a number 0.d in a range, or nothing; `high` None is one."""
+    digits, empty = _digits_between(low, high, open_low, open_high)
+    if digits == _NEVER:
+        return EMPTY if empty else _NEVER
+    tail = seq(Text("."), digits)
+    return optional(tail) if empty else tail
+
+
+def _digits_between(low: str | None, high: str | None, open_low: bool, open_high: bool) -> tuple[Node, bool]:
+    """Returns: one or more digits d with low <= 0.d <= high, and whether no digit at all would do, too."""
+    if low is not None and not low and not open_low:
+        low = None
+    if low is None and high is None:
+        return seq(DIGIT, _DIGITS), True
+    if high is not None and not high:  # zeros only
+        fits = not open_high and low is None
+        return (Repeat(Text("0"), 1, None), True) if fits else (_NEVER, False)
+    if low == "" and high is None:  # anything but zeros
+        return seq(Repeat(Text("0"), 0, None), _NONZERO, _DIGITS), False
+    a = int(low[0]) if low else 0
+    b = int(high[0]) if high else 9
+    below = low is not None
+    above = high is not None
+    ways: list[Node] = []
+    for first, last, rest_low, rest_high in _cases(a, b, low, high, below, above):
+        digits, empty = _digits_between(rest_low, rest_high, open_low, open_high)
+        head = _digit(first, last)
+        if digits != _NEVER:
+            ways.append(seq(head, optional(digits) if empty else digits))
+        elif empty:
+            ways.append(head)
+    empty = low is None and high is not None
+    return either(*ways) if ways else _NEVER, empty
+
+
+def _cases(
+    a: int, b: int, low: str | None, high: str | None, below: bool, above: bool
+) -> list[tuple[int, int, str | None, str | None]]:
+    """First digits that go on alike: (from, to, lower bound of the rest, upper bound of the rest)."""
+    rest_low = (low[1:] if low else "") if below else None
+    rest_high = high[1:] if high is not None else None
+    if a > b:
+        return []
+    if a == b and below and above:
+        return [(a, a, rest_low, rest_high)]
+    cases: list[tuple[int, int, str | None, str | None]] = []
+    start, end = a + below, b - above
+    if below:
+        cases.append((a, a, rest_low, None))
+    if start <= end:
+        cases.append((start, end, None, None))
+    if above:
+        cases.append((b, b, None, rest_high))
+    return cases
+
+
+def _scientific(bounds: Bounds) -> list[Node | None]:
+    """d.ddde±xx for the magnitudes that are printed so."""
+    low, high = bounds.low or Decimal(0), bounds.high
+    ways: list[Node | None] = []
+    if high is None or high > 0:
+        top = _SMALL if high is None else min(_SMALL, high.adjusted())
+        ways += _exponents(bounds, low.adjusted() if low else None, top)
+    start = max(_LARGE, low.adjusted() if low else _LARGE)
+    return ways + _exponents(bounds, start, None if high is None else high.adjusted())
+
+
+def _exponents(bounds: Bounds, first: int | None, last: int | None) -> list[Node | None]:
+    """Numbers with exponents from first to last; None goes on without end. Those at a bound stand alone."""
+    ways: list[Node | None] = []
+    while first is not None and (last is None or first <= last) and not _inside(bounds, first):
+        ways.append(_with_exponent(bounds, first))
+        first += 1
+    while last is not None and (first is None or first <= last) and not _inside(bounds, last):
+        ways.append(_with_exponent(bounds, last))
+        last -= 1
+    if first is None:
+        ways.append(seq(_MANTISSA, _E, _MINUS, _ZERO, _natural(-(last or 0), None) or _NEVER))
+    elif last is None:
+        ways.append(seq(_MANTISSA, _E, _PLUS, _ZERO, _natural(first, None) or _NEVER))
+    elif first <= last and last < 0:
+        ways.append(seq(_MANTISSA, _E, _MINUS, _ZERO, _natural(-last, -first) or _NEVER))
+    elif first <= last:
+        ways.append(seq(_MANTISSA, _E, _PLUS, _ZERO, _natural(first, last) or _NEVER))
+    return ways
+
+
+_MANTISSA = seq(_NONZERO, optional(seq(Text("."), DIGIT, _DIGITS)))
+_E = Chars(((0x45, 0x45), (0x65, 0x65)))
+_PLUS = optional(Text("+"))
+_ZERO = optional(Text("0"))
+
+
+def _inside(bounds: Bounds, exponent: int) -> bool:
+    """Are all numbers with this exponent in range?"""
+    lowest, above = Decimal(1).scaleb(exponent), Decimal(1).scaleb(exponent + 1)
+    return bounds.holds(lowest) and (bounds.high is None or above <= bounds.high)
+
+
+def _with_exponent(bounds: Bounds, exponent: int) -> Node | None:
+    """Numbers of a range that have this exponent."""
+    sign = seq(_MINUS if exponent < 0 else _PLUS, _ZERO, Text(str(abs(exponent))))
+    if _inside(bounds, exponent):
+        return seq(_MANTISSA, _E, sign)
+    scaled = Bounds(
+        None if bounds.low is None else bounds.low.scaleb(-exponent),
+        None if bounds.high is None else bounds.high.scaleb(-exponent),
+        bounds.open_low,
+        bounds.open_high,
+    ).meet(Bounds(Decimal(1), Decimal(10), open_high=True))
+    if scaled.is_empty():
+        return None
+    mantissa = _decimal(scaled)
+    return None if mantissa is None else seq(mantissa, _E, sign)
