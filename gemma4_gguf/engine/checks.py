@@ -119,6 +119,7 @@ def check_model(path: str | Path) -> ModelFacts:
     n_vocab = _check_vocabulary(keys)
     ple_width = keys.whole("embedding_length_per_layer_input")
     metadata = file.metadata
+    template = metadata.get("tokenizer.chat_template")
     return ModelFacts(
         path=file.path,
         name=str(metadata.get("general.name", file.path.stem)),
@@ -129,7 +130,7 @@ def check_model(path: str | Path) -> ModelFacts:
         n_swa=keys.whole("attention.sliding_window", at_least=1),
         ple_width=ple_width,
         bidirectional_images=_bidirectional(file, ple_width),
-        chat_template=metadata.get("tokenizer.chat_template"),
+        chat_template=template if isinstance(template, str) and template else None,
         sampling=dict(_sampling_defaults(metadata)),
         special_tokens=_special_tokens(metadata),
         banned_tokens=_banned_tokens(metadata, n_vocab),
@@ -185,11 +186,16 @@ def _check_attention(keys: _Keys, n_layer: int) -> None:
             raise keys.fail(
                 f"layer {layer} has {n} heads over {n_kv} key/value heads, which does not divide."
             )
+    rope = None
     for suffix in ("", "_swa"):
         key, value = (keys.whole(f"attention.{kind}_length{suffix}", at_least=1) for kind in ("key", "value"))
         if key != value:
             raise keys.fail(f"key and value lengths{suffix} differ: {key} and {value}.")
-        keys.whole(f"rope.dimension_count{suffix}", at_least=2, at_most=key, default=key)
+        rope = keys.whole(f"rope.dimension_count{suffix}", default=key if rope is None else rope)
+        if rope % 2 or not 2 <= rope <= key:
+            raise keys.fail(
+                f"rope.dimension_count{suffix} is {rope}, expected an even number up to {key}."
+            )
     _check_shared_layers(keys, pattern)
 
 
@@ -209,12 +215,11 @@ def _check_shared_layers(keys: _Keys, pattern: list[Any]) -> None:
 
 
 def _check_experts(keys: _Keys) -> None:
-    metadata = keys.file.metadata
-    n_experts = metadata.get(f"{_ARCH}.expert_count", 0)
-    used = metadata.get(f"{_ARCH}.expert_used_count", 0)
-    most = max(used) if isinstance(used, list) else used
-    if not (0 < most <= n_experts <= _MAX_EXPERTS or most == n_experts == 0):
-        raise keys.fail(f"{most} of {n_experts} experts are used.")
+    n_experts = keys.whole("expert_count", at_most=_MAX_EXPERTS, default=0)
+    used = keys.get("expert_used_count", 0)
+    counts = used if isinstance(used, list) else [used]
+    if not all(isinstance(n, int) and 0 <= n <= n_experts for n in counts) or (n_experts and not max(counts)):
+        raise keys.fail(f"{used!r} of {n_experts} experts are used.")
 
 
 def _check_vocabulary(keys: _Keys) -> int:
@@ -232,8 +237,9 @@ def _check_vocabulary(keys: _Keys) -> int:
     if len(ids) != len(tokens):
         raise keys.fail(f"{len(tokens) - len(ids)} tokens occur twice.")
     for key in ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"):
-        if not 0 <= metadata.get(key, -1) < len(tokens):
-            raise keys.fail(f"{key} is {metadata.get(key)!r}, no token.")
+        value = metadata.get(key)
+        if not isinstance(value, int) or not 0 <= value < len(tokens):
+            raise keys.fail(f"{key} is {value!r}, no token.")
     for marker in _TURN_MARKERS:
         if marker not in ids or types[ids[marker]] not in (_CONTROL, _USER_DEFINED):
             raise GGUFError(
@@ -297,7 +303,9 @@ def _special_tokens(metadata: Mapping[str, Any]) -> dict[str, int]:
 
 def _banned_tokens(metadata: Mapping[str, Any], n_vocab: int) -> tuple[int, ...]:
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    banned = {i for i in metadata.get("tokenizer.ggml.suppress_tokens", ()) if 0 <= i < n_vocab}
+    suppressed = metadata.get("tokenizer.ggml.suppress_tokens")
+    named = suppressed if isinstance(suppressed, list) else ()
+    banned = {i for i in named if isinstance(i, int) and 0 <= i < n_vocab}
     for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
         if (
             kind == _UNUSED_TYPE
