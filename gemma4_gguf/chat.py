@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.generation import Generation
 from gemma4_gguf.messages import Chunk, Part, Reply, ToolCall
-from gemma4_gguf.options import SamplingOptions
+from gemma4_gguf.options import ImageTokens, SamplingOptions
 from gemma4_gguf.requests import Message, user_message
 from gemma4_gguf.settings import with_overrides
 from gemma4_gguf.toolrun import MAX_ROUNDS, TIMEOUT_S, OnResult, run_until_done
@@ -51,7 +51,7 @@ class Chat:
     def send(
         self,
         *parts: Part,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Reply:
@@ -78,7 +78,7 @@ class Chat:
     def stream(
         self,
         *parts: Part,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Generator[Chunk, None, None]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gemma4_gguf.options import DEFAULT_FRAME_TOKENS, DEFAULT_FRAMES, ImageTokens
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image as PILImage
@@ -19,11 +21,12 @@ class Image:
 
     Args:
         source: a path, encoded bytes (PNG, JPEG, WebP, …) or a PIL image.
-        image_tokens: soft-token budget of this picture (70, 140, 280, 560 or 1120); None takes the call's.
+        image_tokens: soft-token budget of this picture (70, 140, 280, 560 or 1120), or "auto": the smallest
+            that does not shrink it; None takes the call's.
     """
 
     source: str | Path | bytes | PILImage.Image
-    image_tokens: int | None = None
+    image_tokens: ImageTokens | None = None
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,21 @@ class Audio:
 
 @dataclass(frozen=True)
 class Video:
-    """A clip.
+    """A clip: frames with the time of each, then its sound.
 
     Args:
         source: a path or encoded bytes.
         fps: frames taken per second; None spreads `frames` evenly.
-        frames: frames at most.
-        sound: hand the sound track over too, if the model has ears.
+        frames: frames at most, 1 to 1024.
+        sound: hand the sound track over too, if the model has ears: 25 tokens a second.
+        image_tokens: soft-token budget of each frame, or "auto"; the model was trained with 70.
     """
 
     source: str | Path | bytes
     fps: float | None = None
-    frames: int = 32
+    frames: int = DEFAULT_FRAMES
     sound: bool = True
+    image_tokens: ImageTokens = DEFAULT_FRAME_TOKENS
 
 
 Part = str | Path | Image | Audio | Video

@@ -7,7 +7,10 @@ from typing import Literal
 
 IMAGE_TOKEN_BUDGETS = (70, 140, 280, 560, 1120)
 DEFAULT_IMAGE_TOKENS = 280
+DEFAULT_FRAME_TOKENS = 70
+DEFAULT_FRAMES = 32
 
+ImageTokens = int | Literal["auto"]  # a budget, or the smallest that does not shrink the picture
 KVType = Literal["f32", "f16", "q8_0"]
 Device = Literal["auto", "cpu", "cuda", "metal", "rocm", "vulkan"]
 

@@ -7,6 +7,7 @@ ones after.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from gemma4_gguf.engine.memory import Item, MediaSpan, n_positions
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import GGUFError, TemplateError
 from gemma4_gguf.messages import Audio, Image, Video
+from gemma4_gguf.options import ImageTokens
 from gemma4_gguf.requests import Message, media_parts
+from gemma4_gguf.spans import Layout
 
 # (messages, tools, thinking) → the conversation as text, with <bos> and the beginning of the model's turn
 Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool], str]
-MakeSpan = Callable[[Image | Audio | Video, int | None], MediaSpan]
+MakeLayout = Callable[[Image | Audio | Video, ImageTokens | None], Layout]
 
 _KINDS = ("image", "audio", "video")
 _PLACEHOLDERS = tuple(f"<|{kind}|>" for kind in _KINDS)
@@ -52,10 +55,10 @@ def write_prompt(
     messages: Sequence[Message],
     *,
     render: Render,
-    make_span: MakeSpan,
+    lay_out: MakeLayout,
     tools: Sequence[Mapping[str, Any]] | None = None,
     thinking: bool = False,
-    image_tokens: int | None = None,
+    image_tokens: ImageTokens | None = None,
 ) -> Prompt:
     """Turns a checked conversation into a prompt.
 
@@ -63,7 +66,7 @@ def write_prompt(
         model: whose vocabulary is used.
         messages: from `requests.check_messages`.
         render: the model's template.
-        make_span: prepares one picture or sound.
+        lay_out: prepares one picture, sound or clip.
         tools: OpenAI tool dicts.
         thinking: ask for a thought before the answer.
         image_tokens: budget of pictures that name none themselves.
@@ -74,11 +77,11 @@ def write_prompt(
         TemplateError: the template fails, or loses media.
     """
     media = media_parts(messages)
-    spans = [make_span(part, image_tokens) for part in media]
+    layouts = [lay_out(part, image_tokens) for part in media]
     shield = _Shield([messages, tools])
     text = render([_for_template(m) for m in shield.hide(messages)], shield.hide(tools), thinking)
     kinds = [type(part).__name__.lower() for part in media]
-    items = list(_items(model, shield.split(text), kinds, spans))
+    items = list(_items(model, _unfold(shield.split(text), kinds, layouts)))
     while items[:1] == [model.bos]:
         del items[0]
     return Prompt((model.bos, *items), bool(_OPEN_THOUGHT.search(text)))
@@ -98,22 +101,36 @@ def wrap_span(model: Model, kind: str, span: MediaSpan) -> list[Item]:
     return [ids[0], span, ids[1]]
 
 
-def _items(
-    model: Model, pieces: Iterator[tuple[str, str]], kinds: list[str], spans: list[MediaSpan]
-) -> Iterator[Item]:
+_Piece = tuple[str, str | MediaSpan]
+
+
+def _unfold(pieces: Iterator[tuple[str, str]], kinds: list[str], layouts: list[Layout]) -> Iterator[_Piece]:
+    """Puts what stands for the media in the place of their placeholders."""
     found: list[str] = []
     for what, text in pieces:
-        if what in _KINDS:
-            found.append(what)
-            if found == kinds[: len(found)]:
-                yield from wrap_span(model, what, spans[len(found) - 1])
-        else:
-            yield from model.tokenize(text, special=what == "text")
+        if what not in _KINDS:
+            yield what, text
+            continue
+        found.append(what)
+        if found == kinds[: len(found)]:
+            for part in layouts[len(found) - 1]:
+                yield ("text", part) if isinstance(part, str) else part
     if found != kinds:
         raise TemplateError(
             f"The chat template shows {found or 'no media'} where the messages have {kinds or 'none'}. Use "
             "another template, or put media only into messages it handles."
         )
+
+
+def _items(model: Model, pieces: Iterator[_Piece]) -> Iterator[Item]:
+    """Texts side by side are one text to the tokenizer, as they are where a processor writes them out."""
+    for what, parts in itertools.groupby(pieces, key=lambda piece: piece[0]):
+        if what in _KINDS:
+            for _, span in parts:
+                if isinstance(span, MediaSpan):
+                    yield from wrap_span(model, what, span)
+        else:
+            yield from model.tokenize("".join(str(text) for _, text in parts), special=what == "text")
 
 
 def _for_template(message: Message) -> Message:

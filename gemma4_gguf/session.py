@@ -24,7 +24,7 @@ from gemma4_gguf.generation import Engine, Generation
 from gemma4_gguf.hub import HubId, locate, resolve_gguf
 from gemma4_gguf.markers import Markers
 from gemma4_gguf.messages import Audio, Chunk, Image, Part, Reply
-from gemma4_gguf.options import SamplingOptions, SessionOptions
+from gemma4_gguf.options import ImageTokens, SamplingOptions, SessionOptions
 from gemma4_gguf.prompt import Prompt, Render, wrap_span, write_prompt
 from gemma4_gguf.requests import Message, check_messages, user_message
 from gemma4_gguf.settings import session_options, with_overrides
@@ -117,7 +117,7 @@ class Session:
         system: str | None = None,
         tools: Tools = None,
         thinking: bool = False,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Reply:
@@ -128,7 +128,8 @@ class Session:
             system: instructions before the conversation.
             tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
             thinking: let the model think first.
-            image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens.
+            image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens, or "auto", the
+                smallest of these that does not shrink it.
             sampling: how tokens are drawn; None takes what the file recommends.
             overrides: single fields of SamplingOptions by name, such as temperature=0, max_tokens=100,
                 stop="###" or seed=1.
@@ -158,7 +159,7 @@ class Session:
         system: str | None = None,
         tools: Tools = None,
         thinking: bool = False,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Generator[Chunk, None, None]:
@@ -187,7 +188,7 @@ class Session:
         *,
         tools: Tools = None,
         thinking: bool = False,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Reply:
@@ -228,7 +229,7 @@ class Session:
         *,
         tools: Tools = None,
         thinking: bool = False,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
         sampling: SamplingOptions | None = None,
     ) -> Generation:
         """Prepares a reply to a conversation; what everything above rests on.
@@ -249,7 +250,7 @@ class Session:
         *,
         tools: Tools = None,
         thinking: bool = False,
-        image_tokens: int | None = None,
+        image_tokens: ImageTokens | None = None,
     ) -> Prompt:
         """What the model would read: the rendered conversation as token ids and media spans."""
         self._context.require_open()
@@ -258,7 +259,7 @@ class Session:
             self._model,
             checked,
             render=self._render,
-            make_span=self._media.span,
+            lay_out=self._media.layout,
             tools=declarations(tools),
             thinking=thinking,
             image_tokens=image_tokens,
@@ -304,7 +305,7 @@ class Session:
             self._context.fit(state, items)
             return self._context.all_logits(state, items)
 
-    def embed(self, media: Image | Audio, *, image_tokens: int | None = None) -> np.ndarray:
+    def embed(self, media: Image | Audio, *, image_tokens: ImageTokens | None = None) -> np.ndarray:
         """Embeddings of a picture or sound, as the model reads them.
 
         Returns:

@@ -75,12 +75,14 @@ def test_very_long_text(nano: Path) -> None:
 def test_media_that_cannot_be_taken(session: Session, nano: Path) -> None:
     with pytest.raises(MessageError, match="ears"):
         session.ask(Audio(np.zeros(16_000, np.float32)), "what?")
-    with pytest.raises(MessageError, match="Videos"):
+    with pytest.raises(MediaError, match=r"x\.mp4 does not exist"):
         session.ask(Video("x.mp4"), "what?")
     with Session(nano, projector=None, n_ctx=64, n_threads=2) as blind:
         assert not blind.has_vision and not blind.has_audio
         with pytest.raises(MessageError, match="projector"):
             blind.ask(scene(0), "detect")
+        with pytest.raises(MessageError, match="no clips"):
+            blind.ask(Video("x.mp4"), "what?")
     with pytest.raises(MediaError):
         session.ask(Image("missing.png"), "detect")
     with pytest.raises(MediaError, match="70, 140"):

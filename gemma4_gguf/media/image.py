@@ -19,7 +19,7 @@ import numpy as np
 
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.decode import name_of, open_source
-from gemma4_gguf.options import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS
+from gemma4_gguf.options import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, ImageTokens
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -62,7 +62,7 @@ class PreparedImage:
 
 def prepare_image(
     source: str | Path | bytes | PILImage.Image | np.ndarray,
-    image_tokens: int = DEFAULT_IMAGE_TOKENS,
+    image_tokens: ImageTokens = DEFAULT_IMAGE_TOKENS,
     *,
     token_px: int = TOKEN_PX,
 ) -> PreparedImage:
@@ -70,7 +70,8 @@ def prepare_image(
 
     Args:
         source: a path, encoded bytes, a PIL image, or uint8 [height, width], [height, width, 3 or 4].
-        image_tokens: budget of soft tokens: 70, 140, 280, 560 or 1120.
+        image_tokens: budget of soft tokens: 70, 140, 280, 560 or 1120, or "auto", the smallest of these that
+            does not shrink the picture.
         token_px: side of the square behind one soft token, from the projector.
 
     Returns:
@@ -82,6 +83,8 @@ def prepare_image(
     check_budget(image_tokens)
     picture = read_image(source)
     width, height = picture.size
+    if image_tokens == "auto":
+        image_tokens = smallest_budget(width, height, token_px=token_px)
     if min(_ideal_grid(width, height, image_tokens, token_px)) < 1:
         raise MediaError(
             f"{name_of(source, 'picture')} is {width} by {height} pixels: at {image_tokens} tokens its short "
@@ -97,11 +100,11 @@ def prepare_image(
     return PreparedImage(pixels, n_tokens, (width, height), digest.hexdigest())
 
 
-def check_budget(image_tokens: int) -> None:
+def check_budget(image_tokens: ImageTokens) -> None:
     """Raises MediaError for a budget that the model was not trained on."""
-    if image_tokens not in IMAGE_TOKEN_BUDGETS:
+    if image_tokens != "auto" and image_tokens not in IMAGE_TOKEN_BUDGETS:
         known = ", ".join(map(str, IMAGE_TOKEN_BUDGETS))
-        raise MediaError(f"image_tokens={image_tokens!r} is unknown; pass one of {known}.")
+        raise MediaError(f'image_tokens={image_tokens!r} is unknown; pass one of {known}, or "auto".')
 
 
 def smallest_budget(width: int, height: int, *, token_px: int = TOKEN_PX) -> int:

@@ -16,8 +16,8 @@ from typing import Any
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.decode import name_of, open_container
 from gemma4_gguf.media.image import TOKEN_PX, PreparedImage, check_budget, prepare_image
+from gemma4_gguf.options import DEFAULT_FRAME_TOKENS, DEFAULT_FRAMES, ImageTokens
 
-FRAME_TOKENS = 70
 MAX_FRAMES = 1024
 
 
@@ -44,9 +44,9 @@ class Frame:
 def sample_frames(
     source: str | Path | bytes,
     fps: float | None = None,
-    frames: int = 32,
+    frames: int = DEFAULT_FRAMES,
     *,
-    image_tokens: int = FRAME_TOKENS,
+    image_tokens: ImageTokens = DEFAULT_FRAME_TOKENS,
     token_px: int = TOKEN_PX,
 ) -> list[Frame]:
     """Picks frames of a clip.
@@ -55,7 +55,7 @@ def sample_frames(
         source: a path or the content of a file.
         fps: frames taken per second of the clip; None spreads `frames` evenly.
         frames: frames at most, 1 to 1024; a clip with fewer gives all of its own.
-        image_tokens: budget of soft tokens of each frame.
+        image_tokens: budget of soft tokens of each frame, or "auto".
         token_px: side of the square behind one soft token, from the projector.
 
     Returns:
