@@ -55,6 +55,8 @@ class SessionOptions:
         kv_type: type of the key/value cache.
         flash_attention: None lets llama.cpp decide per device.
         swa_full: keep the whole history in the sliding-window layers (much more memory).
+        release_pages: on the CPU, give back the pages of the model file that are not needed at once; False
+            reads the whole file ahead and keeps it, for a slow disk and memory to spare.
     """
 
     device: Device = "auto"
@@ -65,3 +67,4 @@ class SessionOptions:
     kv_type: KVType = "f16"
     flash_attention: bool | None = None
     swa_full: bool = False
+    release_pages: bool = True

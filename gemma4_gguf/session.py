@@ -66,7 +66,10 @@ class Session:
         paired = _pair(self.facts, projector)
         with ExitStack() as stack:
             self._model = Model(
-                self.facts, device=self.options.device, n_gpu_layers=self.options.n_gpu_layers
+                self.facts,
+                device=self.options.device,
+                n_gpu_layers=self.options.n_gpu_layers,
+                release_pages=self.options.release_pages,
             )
             stack.callback(self._model.close)
             self._projector = self._open_projector(paired)

@@ -25,6 +25,7 @@ from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS, SessionOptions
 
 TEXT_BATCH = 512
+CPU_TEXT_BATCH = 128  # as fast there, with a quarter of the buffers and of the rows mapped at once
 IMAGE_BATCH = 1152  # the largest budget (1120), rounded up to a multiple of 128
 N_OUTPUTS = 64  # rows of logits one decode can give
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -56,7 +57,8 @@ class Context:
         self.model = model
         self.n_ctx = options.n_ctx
         self.n_seq = options.n_seq
-        self.n_batch = IMAGE_BATCH if sees and model.facts.bidirectional_images else TEXT_BATCH
+        text_batch = TEXT_BATCH if model.on_gpu else CPU_TEXT_BATCH
+        self.n_batch = IMAGE_BATCH if sees and model.facts.bidirectional_images else text_batch
         self.n_outputs = max(N_OUTPUTS, self.n_seq)
         self.lock = threading.RLock()
         self._lib = lib
@@ -172,6 +174,7 @@ class Context:
         code = self._lib.llama_decode(self.handle, self._single.set_one(token, state.n_past, state.number))
         if code:
             raise _failed(code)
+        self.model.pages.release_rows(1)
         state.items.append(token)
         state.n_past += 1
         state.dirty = False
@@ -238,6 +241,7 @@ class Context:
             code = self._lib.llama_decode(self.handle, batch)
         else:
             code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
+        self.model.pages.release_rows(batch.n_tokens)
         if code:
             raise _failed(code)
 

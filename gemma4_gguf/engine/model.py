@@ -12,10 +12,12 @@ from typing import Any
 
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.checks import ModelFacts
+from gemma4_gguf.engine.pages import FilePages
 from gemma4_gguf.errors import EngineError, MessageError
 from gemma4_gguf.options import Device
 
 _ALL_LAYERS = -1
+_LAZY = 2  # LLAMA_LAZY_MODE_ON: rows of the per-layer embeddings are read when a token needs them
 
 
 class Model:
@@ -25,6 +27,7 @@ class Model:
         facts: of the file, from `checks.check_model`.
         device: where the layers run.
         n_gpu_layers: layers on that device; None places all of them (none on the CPU).
+        release_pages: as in SessionOptions.
 
     Raises:
         DeviceError: this build of llama.cpp has no such device.
@@ -32,13 +35,20 @@ class Model:
     """
 
     def __init__(
-        self, facts: ModelFacts, *, device: Device = "auto", n_gpu_layers: int | None = None
+        self,
+        facts: ModelFacts,
+        *,
+        device: Device = "auto",
+        n_gpu_layers: int | None = None,
+        release_pages: bool = True,
     ) -> None:
         lib = library.llama()
         devices, off_cpu = library.select_device(device)
         params = lib.llama_model_default_params()
         params.devices = ctypes.cast(devices, ctypes.c_void_p) if devices is not None else None
         params.n_gpu_layers = (_ALL_LAYERS if n_gpu_layers is None else n_gpu_layers) if off_cpu else 0
+        if release_pages and not off_cpu:  # a GPU has its own rules for what it can map
+            params.lazy_mode = _LAZY
         with library.complaints() as said:
             handle = lib.llama_model_load_from_file(path_bytes(facts.path), params)
             if not handle:
@@ -50,6 +60,8 @@ class Model:
         self.handle: Any = handle
         self.on_gpu = off_cpu and params.n_gpu_layers != 0
         self._finalizer = weakref.finalize(self, lib.llama_model_free, handle)
+        self.pages = FilePages(facts.path if release_pages and not off_cpu else None)
+        self.pages.release_all()
         self._lib = lib
         self._vocab = lib.llama_model_get_vocab(handle)
         self._pieces: dict[int, bytes] = {}
@@ -60,6 +72,7 @@ class Model:
 
     def close(self) -> None:
         """Frees the weights. Calling it again does nothing."""
+        self.pages = FilePages(None)  # its addresses may belong to something else from now on
         self._finalizer()
         self.handle = None
 
