@@ -30,6 +30,7 @@ _ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4})"
 _PCHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _PATH = f"(?:{_PCHAR}|/)*"
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]{0,31}"
 _QUERY = f"(?:{_PCHAR}|[/?])*"
 _AUTHORITY = rf"//(?:{_IPV4}|(?:{_LABEL}\.)*{_LAST_LABEL})(?::{_PORT})?(?:/{_PATH})?"
 
@@ -56,7 +57,7 @@ FORMATS = {
     "hostname": rf"{_LABEL}(?:\.{_LABEL})*",
     "ipv4": _IPV4,
     "ipv6": _ipv6(),
-    "uri": rf"[A-Za-z][A-Za-z0-9+.-]{{0,31}}:(?:{_AUTHORITY}|/?(?:{_PCHAR}{_PATH})?)(?:\?{_QUERY})?(?:#{_QUERY})?",
+    "uri": rf"{_SCHEME}:(?:{_AUTHORITY}|/?(?:{_PCHAR}{_PATH})?)(?:\?{_QUERY})?(?:#{_QUERY})?",
 }
 # Formats that ask for nothing a text could lack.
 PLAIN_FORMATS = frozenset({"password", "path", "file-path", "directory-path", "binary", "textarea"})

@@ -6,6 +6,7 @@ Both read their rules for free values from the shipped grammar files.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -68,7 +69,6 @@ _CONTROL = Chars(((0, 0x1F),))
 _BEYOND_ASCII = Chars(((0x80, 0xD7FF), (0xE000, MAX_CODE)))
 _HEX = char_set([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
 _SHORT = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r"}
-_SOME = 32  # a few characters beyond ASCII are also offered as escapes, each one
 
 
 class Json:
@@ -100,16 +100,7 @@ class Json:
                     ways.append(Text(f"\\u{code:04x}"))
                     ways += [Text("\\" + _SHORT[chr(code)])] if chr(code) in _SHORT else []
         ways += [Text("\\u007f")] if _has(of, "\x7f") else []
-        return either(*ways, *self._beyond_ascii(common(of, _BEYOND_ASCII)))
-
-    @staticmethod
-    def _beyond_ascii(of: Chars) -> list[Node]:
-        if of == _BEYOND_ASCII:
-            return [seq(Text("\\u"), either(_NEAR, _FAR, _PAIR))]
-        codes = [code for low, high in of.ranges for code in range(low, min(high, low + _SOME) + 1)]
-        if len(codes) > _SOME:
-            return []
-        return [Text(json.dumps(chr(code))[1:-1]) for code in codes]
+        return either(*ways, *_escaped(common(of, _BEYOND_ASCII)))
 
     def text(self, value: str, pointer: str) -> Node:
         return either(*(Text(json.dumps(value, ensure_ascii=ascii_only)) for ascii_only in (False, True)))
@@ -121,19 +112,53 @@ class Json:
         return list(names)
 
 
-# Four hexadecimal digits from 0080 on, halves of surrogate pairs only together.
-_NEAR = seq(Text("00"), chars("89ABCDEFabcdef"), _HEX)
-_FAR = seq(
-    either(
-        seq(Text("0"), chars("123456789ABCDEFabcdef")),
-        seq(chars("123456789ABCEFabcef"), _HEX),
-        seq(chars("Dd"), chars("01234567")),
-    ),
-    _HEX,
-    _HEX,
+def _escaped(of: Chars) -> list[Node]:
+    """\\uXXXX for characters beyond ASCII, as two halves above FFFF."""
+    ways: list[Node] = []
+    for low, high in of.ranges:
+        if low <= 0xFFFF:
+            digits = _between(low, min(high, 0xFFFF), _PLAIN)
+            ways.append(seq(Text("\\u"), digits))
+        if high > 0xFFFF:
+            halves = _between(max(low, 0x10000) - 0x10000, high - 0x10000, _HALVES)
+            ways.append(seq(Text("\\u"), halves))
+    return ways
+
+
+_SIXTEEN = tuple(chars(digit + digit.upper()) for digit in "0123456789abcdef")
+_PLAIN = ((EMPTY, _SIXTEEN),) * 4
+# A number of 20 bits as two halves of a pair: D8xx to DBxx, and DCxx to DFxx.
+_HALVES = (
+    (chars("Dd"), _SIXTEEN[8:12]),
+    (EMPTY, _SIXTEEN),
+    (EMPTY, _SIXTEEN),
+    (seq(Text("\\u"), chars("Dd")), _SIXTEEN[12:]),
+    (EMPTY, _SIXTEEN),
+    (EMPTY, _SIXTEEN),
 )
-_HALF = seq(chars("Dd"), chars("89ABab"), _HEX, _HEX)
-_PAIR = seq(_HALF, Text("\\u"), chars("Dd"), chars("CDEFcdef"), _HEX, _HEX)
+
+
+def _between(low: int, high: int, places: tuple[tuple[Node, tuple[Chars, ...]], ...]) -> Node:
+    """Numbers from low to high, written with one digit of each place after what stands before it."""
+    if not places:
+        return EMPTY
+    (before, digits), rest = places[0], places[1:]
+    size = math.prod(len(more) for _, more in rest)
+    a, b = low // size, high // size
+    if a == b:
+        return seq(before, digits[a], _between(low % size, high % size, rest))
+    ways: list[Node] = []
+    if low % size:
+        ways.append(seq(before, digits[a], _between(low % size, size - 1, rest)))
+        a += 1
+    partly = high % size != size - 1
+    middle = digits[a : b + (not partly)]
+    if middle:
+        some = char_set(span for digit in middle for span in digit.ranges)
+        ways.append(seq(before, some, _between(0, size - 1, rest)))
+    if partly:
+        ways.append(seq(before, digits[b], _between(0, high % size, rest)))
+    return either(*ways)
 
 
 class Native:

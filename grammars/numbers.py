@@ -6,6 +6,7 @@ and JavaScript print very large and very small ones, the scientific one with a s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -18,6 +19,8 @@ _NEVER = Either(())
 _MINUS = Text("-")
 # Python prints reals scientifically below 1e-4 and from 1e16 on.
 _SMALL, _LARGE = -5, 16
+# Doubles go from 5e-324, with less read as zero, to 1.8e308.
+_SMALLEST, _LARGEST = -324, 308
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def whole_numbers(bounds: Bounds) -> Node | None:
 
 def real_numbers(bounds: Bounds) -> Node | None:
     """Numbers in a range. Returns: None if there is none."""
+    bounds = _as_read(bounds)
     if bounds.is_empty():
         return None
     zero = Decimal(0)
@@ -82,6 +86,16 @@ def real_numbers(bounds: Bounds) -> Node | None:
     if bounds.holds(zero):
         ways.append(seq(Text("-0"), optional(seq(Text("."), Repeat(Text("0"), 1, None)))))
     return _one_of(ways)
+
+
+def _as_read(bounds: Bounds) -> Bounds:
+    """The same range closed: 0.99999999999999999 is below one, but a parser makes it one."""
+    low, high = bounds.low, bounds.high
+    if low and bounds.open_low:
+        low = Decimal(repr(math.nextafter(float(low), math.inf)))
+    if high and bounds.open_high:
+        high = Decimal(repr(math.nextafter(float(high), -math.inf)))
+    return Bounds(low, high, bounds.open_low and not bounds.low, bounds.open_high and not bounds.high)
 
 
 def _one_of(ways: list[Node | None]) -> Node | None:
@@ -192,7 +206,7 @@ def _digits_between(low: str | None, high: str | None, open_low: bool, open_high
     if low is not None and not low and not open_low:
         low = None
     if low is None and high is None:
-        return seq(DIGIT, _DIGITS), True
+        return Repeat(DIGIT, 1, None), True
     if high is not None and not high:  # zeros only
         fits = not open_high and low is None
         return (Repeat(Text("0"), 1, None), True) if fits else (_NEVER, False)
@@ -238,35 +252,37 @@ def _cases(
 def _scientific(bounds: Bounds) -> list[Node | None]:
     """d.ddde±xx for the magnitudes that are printed so."""
     low, high = bounds.low or Decimal(0), bounds.high
+    if high is not None and high <= 0:
+        return []
     ways: list[Node | None] = []
-    if high is None or high > 0:
-        top = _SMALL if high is None else min(_SMALL, high.adjusted())
-        ways += _exponents(bounds, low.adjusted() if low else None, top)
+    bottom = low.adjusted() if low else None
+    if not low and bounds.open_low:
+        bottom = _SMALLEST + 1
+        ways.append(_with_exponent(Bounds(low=Decimal("5e-324")), _SMALLEST))
+    ways += _exponents(bounds, bottom, _SMALL if high is None else min(_SMALL, high.adjusted()))
     start = max(_LARGE, low.adjusted() if low else _LARGE)
-    return ways + _exponents(bounds, start, None if high is None else high.adjusted())
+    return ways + _exponents(bounds, start, _LARGEST if high is None else high.adjusted())
 
 
-def _exponents(bounds: Bounds, first: int | None, last: int | None) -> list[Node | None]:
-    """Numbers with exponents from first to last; None goes on without end. Those at a bound stand alone."""
+def _exponents(bounds: Bounds, first: int | None, last: int) -> list[Node | None]:
+    """Numbers with exponents from first (None: the least) to last, of one sign; those at a bound apart."""
     ways: list[Node | None] = []
-    while first is not None and (last is None or first <= last) and not _inside(bounds, first):
+    while first is not None and first <= last and not _inside(bounds, first):
         ways.append(_with_exponent(bounds, first))
         first += 1
-    while last is not None and (first is None or first <= last) and not _inside(bounds, last):
+    while (first is None or first <= last) and not _inside(bounds, last):
         ways.append(_with_exponent(bounds, last))
         last -= 1
-    if first is None:
-        ways.append(seq(_MANTISSA, _E, _MINUS, _ZERO, _natural(-(last or 0), None) or _NEVER))
-    elif last is None:
-        ways.append(seq(_MANTISSA, _E, _PLUS, _ZERO, _natural(first, None) or _NEVER))
-    elif first <= last and last < 0:
-        ways.append(seq(_MANTISSA, _E, _MINUS, _ZERO, _natural(-last, -first) or _NEVER))
-    elif first <= last:
-        ways.append(seq(_MANTISSA, _E, _PLUS, _ZERO, _natural(first, last) or _NEVER))
-    return ways
+    if first is not None and first > last:
+        return ways
+    if last < 0:
+        sign, sizes = _MINUS, _natural(-last, -(_SMALLEST if first is None else first))
+    else:
+        sign, sizes = _PLUS, _natural(first or 0, last)
+    return [*ways, seq(_MANTISSA, _E, sign, _ZERO, sizes or _NEVER)]
 
 
-_MANTISSA = seq(_NONZERO, optional(seq(Text("."), DIGIT, _DIGITS)))
+_MANTISSA = seq(_NONZERO, optional(seq(Text("."), Repeat(DIGIT, 1, None))))
 _E = Chars(((0x45, 0x45), (0x65, 0x65)))
 _PLUS = optional(Text("+"))
 _ZERO = optional(Text("0"))

@@ -120,5 +120,5 @@ class Writer:
         while True:
             low, high = self.random.choice(node.ranges)
             code = self.random.randint(low, min(high, low + 200) if self.random.random() < 0.8 else high)
-            if not 0xD800 <= code <= 0xDFFF:
+            if code and not 0xD800 <= code <= 0xDFFF:  # llama.cpp cannot match a zero
                 return chr(code)

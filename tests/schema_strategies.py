@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-names = st.text("abcdXY_é\"\\ ", min_size=1, max_size=4)
+names = st.text('abcdXY_é"\\ ', min_size=1, max_size=4)
 scalars = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | texts
 anything = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(names, v, max_size=3))
 PATTERNS = [
@@ -60,11 +60,13 @@ def numbers(draw, kind):
     for side, bound in sides.items():
         if bound is not None:
             schema[draw(st.sampled_from([f"{side}imum", f"exclusive{side.title()}imum"]))] = bound
-    inside = lambda v: not (  # noqa: E731
-        ("minimum" in schema and v < low)
-        or ("exclusiveMinimum" in schema and v <= low)
-        or ("maximum" in schema and v > high)
-        or ("exclusiveMaximum" in schema and v >= high)
+    inside = lambda v: (
+        not (  # noqa: E731
+            ("minimum" in schema and v < low)
+            or ("exclusiveMinimum" in schema and v <= low)
+            or ("maximum" in schema and v > high)
+            or ("exclusiveMaximum" in schema and v >= high)
+        )
     )
     if kind == "integer":
         first = low if low is not None else (high or 0) - 10**9
