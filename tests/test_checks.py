@@ -77,6 +77,8 @@ def test_sampling_and_suppressed_tokens_are_read(converted: Converted, tmp_path:
         ({"gemma4.attention.head_count_kv": 3}, "3 key/value heads"),
         ({"gemma4.attention.head_count": [4, 4]}, "2 items for 6 layers"),
         ({"gemma4.attention.value_length": 32}, "lengths"),
+        ({"gemma4.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon is nan"),
+        ({"gemma4.attention.layer_norm_rms_epsilon": -1.0}, r"epsilon is -1\.0"),
         ({"gemma4.rope.dimension_count": 4096}, "4096"),
         ({"gemma4.rope.dimension_count_swa": 31}, "dimension_count_swa is 31"),
         ({"gemma4.rope.dimension_count_swa": None}, "dimension_count_swa is 64"),

@@ -299,6 +299,20 @@ def test_filters_leave_what_they_should(opened: Callable[..., Context]) -> None:
     assert set(nucleus) == set(order[:2])
 
 
+def test_a_model_that_computes_nan_ends_no_process(opened: Callable[..., Context]) -> None:
+    context = Context(opened("e2b").model, SessionOptions(**EXACT | {"n_ctx": 256}))
+    nan = np.full((1, context.model.n_embd), np.nan, np.float32)
+    state = SequenceState(0)
+    state.dirty = True
+    items: list[Item] = [2, MediaSpan("nan", 1, lambda: nan), 30]
+    context.fit(state, items)
+    context.extend(state, items)
+    sampler = Sampler(SamplingOptions(seed=1), context.model.n_vocab, ())
+    with pytest.raises(EngineError, match="NaN"):
+        sampler.draw(context.handle)
+    context.close()
+
+
 def test_a_penalty_turns_away_what_was_just_read(opened: Callable[..., Context]) -> None:
     context = opened("e2b")
     logits = last_logits(context, [2, 50])

@@ -179,6 +179,9 @@ def _check_attention(keys: _Keys, n_layer: int) -> None:
         raise keys.fail(f"attention.sliding_window_pattern is {pattern!r}, expected {n_layer} items.")
     if not any(pattern):
         raise keys.fail("no layer has a sliding window.")
+    epsilon = keys.get("attention.layer_norm_rms_epsilon")
+    if not isinstance(epsilon, float) or not 0 <= epsilon < 1:  # NaN is not either
+        raise keys.fail(f"attention.layer_norm_rms_epsilon is {epsilon!r}, expected a small positive number.")
     heads = keys.per_layer("attention.head_count", n_layer)
     kv_heads = keys.per_layer("attention.head_count_kv", n_layer)
     for layer, (n, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
@@ -193,9 +196,7 @@ def _check_attention(keys: _Keys, n_layer: int) -> None:
             raise keys.fail(f"key and value lengths{suffix} differ: {key} and {value}.")
         rope = keys.whole(f"rope.dimension_count{suffix}", default=key if rope is None else rope)
         if rope % 2 or not 2 <= rope <= key:
-            raise keys.fail(
-                f"rope.dimension_count{suffix} is {rope}, expected an even number up to {key}."
-            )
+            raise keys.fail(f"rope.dimension_count{suffix} is {rope}, expected an even number up to {key}.")
     _check_shared_layers(keys, pattern)
 
 

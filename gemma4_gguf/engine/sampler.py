@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gemma4_gguf.engine import library
+from gemma4_gguf.errors import EngineError
 from gemma4_gguf.options import SamplingOptions
 
 PENALTY_WINDOW = 64  # tokens a repeat penalty looks back
@@ -37,6 +38,7 @@ class Sampler:
         self.handle: Any = lib.llama_sampler_chain_init(params)
         self._finalizer = weakref.finalize(self, lib.llama_sampler_free, self.handle)
         self._sample = lib.llama_sampler_sample
+        self._logits = lib.llama_get_logits_ith
         for sampler in _stages(lib, options, n_vocab, banned):
             lib.llama_sampler_chain_add(self.handle, sampler)
         if options.repeat_penalty != 1.0:
@@ -49,7 +51,16 @@ class Sampler:
         Args:
             context: handle of the llama_context.
             row: which token of the last batch; -1 is the last one with logits.
+
+        Raises:
+            EngineError: the model computed NaN, on which llama.cpp would end the process.
         """
+        first = self._logits(context, row)[0]
+        if first != first:  # one NaN in the last hidden state makes all of them NaN
+            raise EngineError(
+                "The model computed NaN instead of numbers: its weights are damaged, or overflow in their "
+                "type. Convert the checkpoint again, to BF16 or Q8_0."
+            )
         return int(self._sample(self.handle, context, row))
 
     def close(self) -> None:
