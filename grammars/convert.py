@@ -10,6 +10,9 @@ from gemma4_gguf.grammars.compiler import Compiler
 from gemma4_gguf.grammars.ir import Grammar, Node, Ref, Repeat, Text, either, seq
 from gemma4_gguf.grammars.notation import Json, Native
 
+_DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
+_DECIMAL_LIMITS = ("multiple_of", "le", "ge", "lt", "gt", "max_digits", "decimal_places")
+
 
 def from_schema(json_schema: Mapping[str, Any] | bool) -> str:
     """A JSON schema as GBNF: JSON texts that satisfy it, members in declared order.
@@ -65,9 +68,21 @@ def type_schema(type_: Any) -> dict[str, Any]:
     """Returns: the JSON schema Pydantic writes for a type."""
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+    from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+    class Schemas(GenerateJsonSchema):
+        """Decimals as numbers or as texts of digits; Pydantic's schema offers texts it would refuse."""
+
+        def decimal_schema(self, schema: Any) -> JsonSchemaValue:
+            number = next(
+                (s for s in super().decimal_schema(schema).get("anyOf", ()) if s.get("type") == "number"),
+                {"type": "number"},
+            )
+            limited = any(schema.get(limit) is not None for limit in _DECIMAL_LIMITS)
+            return number if limited else {"anyOf": [number, {"type": "string", "pattern": _DECIMAL}]}
 
     try:
-        return TypeAdapter(type_).json_schema()
+        return TypeAdapter(type_).json_schema(schema_generator=Schemas)
     except (PydanticUserError, PydanticSchemaGenerationError, AttributeError, TypeError) as error:
         raise SchemaError(f"Pydantic has no JSON schema for {type_!r}: {error}") from error
 

@@ -24,6 +24,16 @@ _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _H16 = "[0-9A-Fa-f]{1,4}"
 _LS32 = f"(?:{_H16}:{_H16}|{_IPV4})"
 
+
+def _hex(n: int) -> str:
+    return f"[0-9A-Fa-f]{{{n}}}"
+
+
+def _uuid(version: int) -> str:
+    """RFC 9562: the version stands first in the third group, the variant in the fourth."""
+    return f"{_hex(8)}-{_hex(4)}-{version}{_hex(3)}-[89ABab]{_hex(3)}-{_hex(12)}"
+
+
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _LAST_LABEL = "[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -47,16 +57,21 @@ def _ipv6() -> str:
     return "(?:" + "|".join(ways) + ")"
 
 
+_BASE64 = "(?:[A-Za-z0-9#]{4})*(?:[A-Za-z0-9#]{2}==|[A-Za-z0-9#]{3}=)?"
+
 FORMATS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}T{_TIME}",
     "duration": f"P(?:{_DATE_SPAN}(?:{_TIME_SPAN})?|{_TIME_SPAN}|[0-9]+W)",
-    "uuid": "[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}",
+    "uuid": f"{_hex(8)}-{_hex(4)}-{_hex(4)}-{_hex(4)}-{_hex(12)}",
+    "base64": _BASE64.replace("#", "+/"),
+    "base64url": _BASE64.replace("#", "_-"),
     "email": rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*\.{_LAST_LABEL}",
     "hostname": rf"{_LABEL}(?:\.{_LABEL})*",
     "ipv4": _IPV4,
     "ipv6": _ipv6(),
+    **{f"uuid{version}": _uuid(version) for version in range(1, 9)},
     "uri": rf"{_SCHEME}:(?:{_AUTHORITY}|/?(?:{_PCHAR}{_PATH})?)(?:\?{_QUERY})?(?:#{_QUERY})?",
 }
 # Formats that ask for nothing a text could lack.
