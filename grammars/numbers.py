@@ -19,8 +19,8 @@ _NEVER = Either(())
 _MINUS = Text("-")
 # Python prints reals scientifically below 1e-4 and from 1e16 on.
 _SMALL, _LARGE = -5, 16
-# Doubles go from 5e-324, with less read as zero, to 1.8e308.
-_SMALLEST, _LARGEST = -324, 308
+# Doubles go from 5e-324, with less read as zero, to 1.7976931348623157e308.
+_SMALLEST, _LARGEST = -324, 307
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,8 @@ def _scientific(bounds: Bounds) -> list[Node | None]:
         ways.append(_with_exponent(Bounds(low=Decimal("5e-324")), _SMALLEST))
     ways += _exponents(bounds, bottom, _SMALL if high is None else min(_SMALL, high.adjusted()))
     start = max(_LARGE, low.adjusted() if low else _LARGE)
+    if high is None and low <= Decimal("1e308"):
+        ways.append(_HUGE)
     return ways + _exponents(bounds, start, _LARGEST if high is None else high.adjusted())
 
 
@@ -286,6 +288,8 @@ _MANTISSA = seq(_NONZERO, optional(seq(Text("."), Repeat(DIGIT, 1, None))))
 _E = Chars(((0x45, 0x45), (0x65, 0x65)))
 _PLUS = optional(Text("+"))
 _ZERO = optional(Text("0"))
+_TENTHS = either(seq(_digit(0, 6), _DIGITS), Text("7976931348623157"))
+_HUGE = seq(Text("1"), optional(seq(Text("."), _TENTHS)), _E, _PLUS, Text("308"))
 
 
 def _inside(bounds: Bounds, exponent: int) -> bool:
