@@ -4,13 +4,14 @@
 purpose is a `Gemma4Error` from `gemma4_gguf.errors`.
 """
 
-from gemma4_gguf.boxes import Box, draw_boxes, read_boxes
+from gemma4_gguf.boxes import Box, Point, draw_boxes, read_boxes, read_points
 from gemma4_gguf.chat import Chat
 from gemma4_gguf.errors import Gemma4Error
-from gemma4_gguf.messages import Audio, Chunk, Image, Reply, ToolCall, Usage, Video
+from gemma4_gguf.messages import Audio, Chunk, Image, Reply, Segment, ToolCall, Usage, Video
 from gemma4_gguf.options import SamplingOptions, SessionOptions
 from gemma4_gguf.reply import parse_reply
 from gemma4_gguf.session import Session
+from gemma4_gguf.subtitles import format_segments
 
 __version__ = "0.1.0"
 
@@ -21,8 +22,10 @@ __all__ = [
     "Chunk",
     "Gemma4Error",
     "Image",
+    "Point",
     "Reply",
     "SamplingOptions",
+    "Segment",
     "Session",
     "SessionOptions",
     "ToolCall",
@@ -30,6 +33,8 @@ __all__ = [
     "Video",
     "__version__",
     "draw_boxes",
+    "format_segments",
     "parse_reply",
     "read_boxes",
+    "read_points",
 ]

@@ -65,6 +65,21 @@ Part = str | Path | Image | Audio | Video
 
 
 @dataclass(frozen=True)
+class Segment:
+    """What was said in one piece of a longer sound.
+
+    Args:
+        start_s: where the piece begins, seconds.
+        end_s: where it ends, seconds.
+        text: the words, on one line.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
 class ToolCall:
     """One call the model asks for: which tool, with which arguments."""
 

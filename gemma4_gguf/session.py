@@ -21,12 +21,14 @@ from gemma4_gguf.engine.pairing import ProjectorFacts, check_pair, check_project
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.generation import Engine, Generation
+from gemma4_gguf.hearing import Hearing
 from gemma4_gguf.hub import HubId, locate, resolve_gguf
 from gemma4_gguf.markers import Markers
 from gemma4_gguf.messages import Audio, Chunk, Image, Part, Reply
 from gemma4_gguf.options import ImageTokens, SamplingOptions, SessionOptions
 from gemma4_gguf.prompt import Prompt, Render, wrap_span, write_prompt
 from gemma4_gguf.requests import Message, check_messages, user_message
+from gemma4_gguf.seeing import Seeing
 from gemma4_gguf.settings import session_options, with_overrides
 from gemma4_gguf.spans import MediaEncoder
 from gemma4_gguf.templates import Renderer, load, words_before_calls
@@ -35,7 +37,7 @@ from gemma4_gguf.tools import ToolLike, declarations
 Tools = Sequence[ToolLike] | None
 
 
-class Session:
+class Session(Seeing, Hearing):
     """A loaded model that answers about text, pictures and sounds.
 
     Close it when done, best as a context manager. Any thread may call it; replies of one session take turns

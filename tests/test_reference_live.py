@@ -49,7 +49,7 @@ def test_arrays_are_the_same(name: str, now: Path) -> None:
                 np.testing.assert_array_equal(computed[key], recorded[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["image_sizes.json", "tokens.json"])
+@pytest.mark.parametrize("name", ["image_sizes.json", "tokens.json", "videos.json"])
 def test_tables_are_the_same(name: str, now: Path) -> None:
     assert json.loads((now / name).read_text("utf-8")) == json.loads(
         (parity.REFERENCES / name).read_text("utf-8")

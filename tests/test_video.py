@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from clips import clip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,48 +20,6 @@ from gemma4_gguf.media import video
 from gemma4_gguf.media.audio import load_sound_track
 from gemma4_gguf.media.image import prepare_image
 from gemma4_gguf.media.video import Frame, frame_indices, sample_frames
-
-
-def brightness(number: int) -> int:
-    """Grey of a frame, from which its number can be read back."""
-    return 16 + 4 * number
-
-
-def clip(
-    n: int,
-    rate: int,
-    *,
-    container: str = "mp4",
-    codec: str = "libx264",
-    size: tuple[int, int] = (96, 64),
-    times: Sequence[int] | None = None,
-    sound: bool = False,
-    **options: str,
-) -> bytes:
-    """A clip whose frame k is grey of brightness(k)."""
-    stream = io.BytesIO()
-    with av.open(stream, "w", format=container) as out:
-        pictures = out.add_stream(codec, rate=rate, options=options)
-        pictures.width, pictures.height = size
-        pictures.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-        pictures.gop_size = 8
-        noise = out.add_stream("aac", rate=16_000, layout="mono") if sound else None
-        for k in range(n):
-            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), brightness(k), np.uint8))
-            if times is not None:
-                frame.pts, frame.time_base = times[k], Fraction(1, rate)
-            out.mux(pictures.encode(frame))
-        out.mux(pictures.encode(None))
-        if noise is not None:
-            samples = np.sin(np.arange(16_000) / 5).astype(np.float32)[None] / 2
-            for start in range(0, 16_000, 1024):
-                part = av.AudioFrame.from_ndarray(
-                    samples[:, start : start + 1024], format="fltp", layout="mono"
-                )
-                part.sample_rate, part.pts = 16_000, start
-                out.mux(noise.encode(part))
-            out.mux(noise.encode(None))
-    return stream.getvalue()
 
 
 def numbers(frames: Sequence[Frame]) -> list[int]:

@@ -67,16 +67,7 @@ def load_audio(
         MediaError: no such file, no sound in it, damaged, empty, silent, or longer than max_s.
     """
     name = name_of(source, "sound")
-    if isinstance(source, np.ndarray):
-        rate, blocks = sample_rate_hz, iter([_checked_array(source)])
-        lowest, highest = _RATES_HZ
-        if not lowest <= rate <= highest:
-            raise MediaError(f"sample_rate_hz is {rate}; expected {lowest} to {highest}.")
-        samples = _gather(resample_blocks(blocks, int(rate), SAMPLE_RATE_HZ), name, max_s)
-    else:
-        with open_container(source, "sound") as container:
-            samples = _gather(_decode(container, name), name, max_s)
-    return _checked_sound(samples, name)
+    return _checked_sound(_gather(_blocks(source, sample_rate_hz, name), name, max_s), name)
 
 
 def load_sound_track(source: str | Path | bytes, *, max_s: float | None = None) -> np.ndarray | None:
@@ -97,9 +88,57 @@ def load_sound_track(source: str | Path | bytes, *, max_s: float | None = None) 
         if not container.streams.audio:
             return None
         samples = _gather(_decode(container, name), name, max_s)
-    if len(samples) < MIN_SAMPLES or np.abs(samples).max() < _SILENT_PEAK:
+    if len(samples) < MIN_SAMPLES or is_silent(samples):
         return None
     return samples
+
+
+def load_pieces(
+    source: str | Path | bytes | np.ndarray,
+    *,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    max_s: float = MAX_CLIP_S,
+) -> Iterator[Piece]:
+    """Reads a sound of any length piece by piece, cut as `cut_at_pauses` does; never holds all of it.
+
+    Args:
+        source: as for `load_audio`.
+        sample_rate_hz: of an array; files carry theirs.
+        max_s: longest piece, 1 to 30 seconds.
+
+    Yields:
+        Pieces that follow each other without gap or overlap; silent ones too.
+
+    Raises:
+        MediaError: as for `load_audio`, but for the length; a fault is found when it is reached.
+    """
+    name = name_of(source, "sound")
+    n, peak = 0, 0.0
+    for piece in _cut(_blocks(source, sample_rate_hz, name), _checked_length(max_s)):
+        n += len(piece.samples)
+        if len(piece.samples) >= MIN_SAMPLES and not is_silent(piece.samples):
+            _checked_sound(piece.samples, name)
+            peak = 1.0
+        yield piece
+    if not peak:
+        _checked_sound(np.zeros(min(n, MIN_SAMPLES), np.float32), name)
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """Whether there is nothing to hear in a sound, float32 [n]."""
+    return bool(np.abs(samples).max(initial=0.0) < _SILENT_PEAK)
+
+
+def sound_duration_s(source: str | Path | bytes | np.ndarray, sample_rate_hz: int = SAMPLE_RATE_HZ) -> float:
+    """Length of a sound as its file says, in seconds; 0 if it does not.
+
+    Raises:
+        MediaError: no such file, or damaged.
+    """
+    if isinstance(source, np.ndarray):
+        return len(source) / sample_rate_hz
+    with open_container(source, "sound") as container:
+        return float(container.duration or 0) / 1e6
 
 
 def cut_at_pauses(samples: np.ndarray, *, max_s: float = MAX_CLIP_S) -> list[Piece]:
@@ -112,23 +151,57 @@ def cut_at_pauses(samples: np.ndarray, *, max_s: float = MAX_CLIP_S) -> list[Pie
     Returns:
         Pieces that follow each other without gap or overlap; a sound of up to max_s is one piece.
     """
+    return list(_cut(iter([samples]), _checked_length(max_s)))
+
+
+def _cut(blocks: Iterator[np.ndarray], most: int) -> Iterator[Piece]:
+    """Pieces of at most `most` samples."""
+    rest, start = np.zeros(0, np.float32), 0
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        done = 0
+        # So much must be left that whatever follows the cut can stand alone.
+        while len(rest) - done >= most + MIN_SAMPLES:
+            size = _quietest(rest[done : done + most])
+            yield Piece(rest[done : done + size], (start + done) / SAMPLE_RATE_HZ)
+            done += size
+        rest, start = rest[done:], start + done
+    if len(rest) > most:
+        size = min(_quietest(rest[:most]), len(rest) - MIN_SAMPLES)
+        yield Piece(rest[:size], start / SAMPLE_RATE_HZ)
+        rest, start = rest[size:], start + size
+    yield Piece(rest, start / SAMPLE_RATE_HZ)
+
+
+def _quietest(samples: np.ndarray) -> int:
+    """Where to cut: the middle of the quietest tenth of a second of the last third."""
+    step = SAMPLE_RATE_HZ // 10
+    begin = len(samples) * 2 // 3
+    n_steps = (len(samples) - begin) // step
+    parts = samples[begin : begin + n_steps * step].reshape(n_steps, step)
+    loudness = (parts.astype(np.float64) ** 2).mean(axis=1)
+    # Of equally quiet places the last: fewer, longer pieces.
+    quietest = n_steps - 1 - int(np.argmin(loudness[::-1]))
+    return begin + quietest * step + step // 2
+
+
+def _checked_length(max_s: float) -> int:
+    """Samples of the longest piece."""
     if not 1 <= max_s <= MAX_CLIP_S:
         raise MediaError(f"max_s is {max_s}; expected 1 to {MAX_CLIP_S:.0f} seconds.")
-    most, step = int(max_s * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ // 10
-    pieces, start = [], 0
-    while len(samples) - start > most:
-        begin = start + most * 2 // 3
-        n_steps = (start + most - begin) // step
-        parts = samples[begin : begin + n_steps * step].reshape(n_steps, step)
-        loudness = (parts.astype(np.float64) ** 2).mean(axis=1)
-        # Of equally quiet places the last: fewer, longer pieces.
-        quietest = n_steps - 1 - int(np.argmin(loudness[::-1]))
-        stop = begin + quietest * step + step // 2
-        if len(samples) - stop < MIN_SAMPLES:
-            stop = len(samples) - MIN_SAMPLES
-        pieces.append(Piece(samples[start:stop], start / SAMPLE_RATE_HZ))
-        start = stop
-    return [*pieces, Piece(samples[start:], start / SAMPLE_RATE_HZ)]
+    return int(max_s * SAMPLE_RATE_HZ)
+
+
+def _blocks(source: str | Path | bytes | np.ndarray, sample_rate_hz: int, name: str) -> Iterator[np.ndarray]:
+    """Mono at 16 kHz, float32 [n] each."""
+    if not isinstance(source, np.ndarray):
+        with open_container(source, "sound") as container:
+            yield from _decode(container, name)
+        return
+    lowest, highest = _RATES_HZ
+    if not lowest <= sample_rate_hz <= highest:
+        raise MediaError(f"sample_rate_hz is {sample_rate_hz}; expected {lowest} to {highest}.")
+    yield from resample_blocks([_checked_array(source)], int(sample_rate_hz), SAMPLE_RATE_HZ)
 
 
 def _decode(container: Any, name: str) -> Iterator[np.ndarray]:

@@ -31,6 +31,29 @@ class ImagePrompt:
 
 IMAGE_PROMPT = ImagePrompt()
 
+
+@dataclass(frozen=True)
+class VideoPrompt:
+    """A clip between two texts: pictures in all, per second, their size, and which of them are taken."""
+
+    total: int
+    rate: int
+    size: tuple[int, int]
+    frames: int = 32
+    fps: float | None = None
+
+
+VIDEO_MEMBER = "e2b"
+VIDEO_TEXTS = ("Watch this.", "What moves, and when?")
+VIDEO_PROMPTS = (
+    VideoPrompt(50, 25, (96, 64)),
+    VideoPrompt(9, 10, (160, 120)),
+    VideoPrompt(1, 10, (64, 64)),
+    VideoPrompt(131, 1, (64, 96), frames=5),
+    VideoPrompt(40, 10, (320, 98), fps=1.5),
+    VideoPrompt(75, 30, (1024, 576), frames=2),
+)
+
 # Sizes (width, height) whose target is awkward: tiny, thin, square, already right, just under and over a
 # step.
 IMAGE_SIZES = (

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import (
     Gemma4ImageProcessorPil,
     get_aspect_ratio_preserving_size,
 )
+from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
+from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "reference"
 
@@ -44,6 +47,7 @@ def record_all(out: Path, checkpoints: Path) -> None:
             np.savez_compressed(out / f"{name}_{member}.npz", digest=recorder.digest, **arrays)
     _write_json(out / "image_sizes.json", image_sizes())
     _write_json(out / "tokens.json", token_cases(checkpoints / "e2b"))
+    _write_json(out / "videos.json", video_cases(checkpoints / cases.VIDEO_MEMBER))
 
 
 class Recorder:
@@ -52,7 +56,6 @@ class Recorder:
     def __init__(self, member: str, directory: Path) -> None:
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(2)
-        torch.set_grad_enabled(False)
         self.member = member
         self.digest = tiny.checkpoint_digest(directory)
         self.config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -63,7 +66,7 @@ class Recorder:
         )
         if any(report.values()):
             raise SystemExit(f"{member}: transformers does not load the checkpoint as it is: {report}")
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
 
     def all_cases(self) -> dict[str, dict[str, np.ndarray]]:
         """Case name to arrays, for the cases this member takes part in."""
@@ -183,6 +186,37 @@ def token_cases(directory: Path) -> list[dict[str, Any]]:
         {"text": text, "ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
         for text in cases.STRINGS
     ]
+
+
+def video_cases(directory: Path) -> list[dict[str, Any]]:
+    """The frames taken of every listed clip, and the ids of a whole prompt with it; -n stands for n soft tokens.
+
+    The video processor needs torchvision for its pixels alone; what it counts and writes does not.
+    """
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    soft = tokenizer.convert_tokens_to_ids("<|video|>")
+    marks = SimpleNamespace(boi_token="<|image>", eoi_token="<image|>", video_token="<|video|>")
+    before, after = cases.VIDEO_TEXTS
+    table = []
+    for case in cases.VIDEO_PROMPTS:
+        metadata = VideoMetadata(total_num_frames=case.total, fps=case.rate)
+        wanted = {"num_frames": min(case.frames, case.total)} if case.fps is None else {"fps": case.fps}
+        metadata.frames_indices = default_sample_indices_fn(metadata, **wanted)
+        to_height, to_width = get_aspect_ratio_preserving_size(case.size[1], case.size[0], 16, 70 * 9, 3)
+        counts = {"num_soft_tokens_per_video": [to_height * to_width // 48**2], "video_metadata": [metadata]}
+        clip = Gemma4Processor.replace_video_token(marks, counts, 0)
+        text = f"<bos><|turn>user\n{before}{clip}{after}<turn|>\n<|turn>model\n"
+        ids: list[int] = []
+        for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
+            if token != soft:
+                ids.append(token)
+            elif ids[-1] < 0:
+                ids[-1] -= 1
+            else:
+                ids.append(-1)
+        row = {"total": case.total, "rate": case.rate, "indices": metadata.frames_indices.tolist()}
+        table.append(row | {"timestamps": metadata.timestamps, "ids": ids})
+    return table
 
 
 def _rounded(logits: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""What the abilities of a session (seeing, hearing) rest on: a question and its reply."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+from gemma4_gguf.messages import Chunk, Part, Reply
+
+
+class Asks(Protocol):
+    """Something that answers: a Session."""
+
+    def ask(self, *parts: Part, **options: Any) -> Reply:
+        """Asks one question, without memory of earlier ones."""
+
+    def stream(self, *parts: Part, **options: Any) -> Generator[Chunk, None, None]:
+        """Asks, and yields the reply as it comes; what is wrong with the question is raised at once."""
+
+
+def careful(options: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+    """Options of `ask` for an answer that is to be read by a program.
+
+    Args:
+        options: as given; what they say counts.
+        max_tokens: where a model that repeats itself is stopped. A thought is not limited.
+
+    Returns:
+        The options with the most likely token drawn each time, unless `sampling` says how.
+    """
+    chosen = dict(options)
+    if chosen.get("sampling") is None:
+        chosen.setdefault("temperature", 0)
+        if not chosen.get("thinking"):
+            chosen.setdefault("max_tokens", max_tokens)
+    return chosen

@@ -1,0 +1,177 @@
+"""Ears: speech of any length to text, with the time of every piece.
+
+A model hears 30 seconds at once. What is longer is cut at pauses, and each piece is asked for word by word:
+an instruction of the user's own, repeated for every piece, makes models answer instead of writing down.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemma4_gguf.abilities import Asks, careful
+from gemma4_gguf.errors import OptionError
+from gemma4_gguf.languages import language_name
+from gemma4_gguf.media.audio import MAX_CLIP_S, SAMPLE_RATE_HZ, Piece, is_silent, load_pieces
+from gemma4_gguf.messages import Audio, Chunk, Reply, Segment
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    SoundSource = Audio | str | Path | bytes | np.ndarray
+
+TRANSCRIBE_PROMPT = (
+    "Transcribe the speech in this recording, in {language}. Write only the words that are spoken, on "
+    "one line, numbers as digits."
+)
+TRANSLATE_PROMPT = (
+    "Translate the speech in this recording{source} into {target}. Write only the translation, on one line, "
+    "numbers as digits."
+)
+SPOKEN_LANGUAGE = "the language that is spoken"
+# Fast speech has 5 words a second, and words of some scripts many tokens.
+TOKENS_PER_S, SPARE_TOKENS = 20, 64
+
+_log = logging.getLogger(__name__)
+
+
+class Hearing:
+    """The part of a Session that listens."""
+
+    def transcribe(
+        self: Asks,
+        audio: SoundSource,
+        *,
+        language: str | None = None,
+        translate_to: str | None = None,
+        prompt: str | None = None,
+        max_s: float = MAX_CLIP_S,
+        **options: Any,
+    ) -> str:
+        """Writes down what is said.
+
+        Args:
+            audio: a path or the content of any file with sound (videos too), Audio, or samples at 16 kHz; of
+                any length.
+            language: what is spoken, "German" or "de"; None leaves it to the model.
+            translate_to: write it in this language instead.
+            prompt: asked of every piece instead of the usual question.
+            max_s: longest piece heard at once, 1 to 30 seconds.
+            options: as for `ask`. The most likely tokens are drawn unless told otherwise.
+
+        Returns:
+            The words, on one line.
+
+        Raises:
+            MessageError: the model has no ears.
+            MediaError: the sound cannot be read, or there is nothing to hear.
+            OptionError: an option is out of range.
+        """
+        return join_texts(
+            segment.text
+            for segment in transcribe_segments(
+                self,
+                audio,
+                language=language,
+                translate_to=translate_to,
+                prompt=prompt,
+                max_s=max_s,
+                **options,
+            )
+        )
+
+    def transcribe_segments(self: Asks, audio: SoundSource, **options: Any) -> Generator[Segment, None, None]:
+        """Writes down what is said, piece by piece as it gets done: `transcribe` with times.
+
+        The sound is read as it is needed. Errors in the question are raised by the call, not by the first
+        step.
+
+        Args:
+            audio: as for `transcribe`.
+            options: as for `transcribe`.
+
+        Returns:
+            Segments that follow each other; a piece in which nothing is said gives none.
+
+        Raises:
+            MessageError: the model has no ears.
+            MediaError: the sound cannot be read, or there is nothing to hear.
+            OptionError: an option is out of range.
+        """
+        return transcribe_segments(self, audio, **options)
+
+
+def transcribe_segments(
+    session: Asks,
+    audio: SoundSource,
+    *,
+    language: str | None = None,
+    translate_to: str | None = None,
+    prompt: str | None = None,
+    max_s: float = MAX_CLIP_S,
+    **options: Any,
+) -> Generator[Segment, None, None]:
+    """Segments of a sound: see `Hearing.transcribe` and `Hearing.transcribe_segments`."""
+    if prompt is None:
+        prompt = question(language, translate_to)
+    elif language is not None or translate_to is not None:
+        raise OptionError("prompt= replaces the question, so language= and translate_to= belong into it.")
+    audio = audio if isinstance(audio, Audio) else Audio(audio)
+    pieces = load_pieces(audio.source, sample_rate_hz=audio.sample_rate_hz, max_s=max_s)
+    asked = _ask_each(session, pieces, prompt, options)
+    first = next(asked)  # raises what is wrong with the call; a sound without a word to hear is one, too
+    return _segments(chain([first], asked))
+
+
+def question(language: str | None, translate_to: str | None) -> str:
+    """The prompt of every piece.
+
+    Args:
+        language: what is spoken, name or code; None leaves it open.
+        translate_to: the language wanted; None is the one spoken.
+
+    Raises:
+        OptionError: a language is no name.
+    """
+    spoken = None if language is None else language_name(language)
+    if translate_to is None:
+        return TRANSCRIBE_PROMPT.replace("{language}", spoken or SPOKEN_LANGUAGE)
+    source = "" if spoken is None else f" from {spoken}"
+    return TRANSLATE_PROMPT.replace("{source}", source).replace("{target}", language_name(translate_to))
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Joins the texts of pieces with spaces, but for scripts that write none."""
+    joined = ""
+    for text in texts:
+        close = bool(joined) and bool(text) and _is_wide(joined[-1]) and _is_wide(text[0])
+        joined += text if close or not joined or not text else f" {text}"
+    return joined
+
+
+def _ask_each(
+    session: Asks, pieces: Iterator[Piece], prompt: str, options: dict[str, Any]
+) -> Iterator[tuple[Piece, Iterator[Chunk]]]:
+    """Every piece with something to hear, and the reply to it, not yet drawn."""
+    for piece in pieces:
+        if not is_silent(piece.samples):
+            limit = SPARE_TOKENS + int(TOKENS_PER_S * len(piece.samples) / SAMPLE_RATE_HZ)
+            yield piece, session.stream(Audio(piece.samples), prompt, **careful(options, limit))
+
+
+def _segments(asked: Iterable[tuple[Piece, Iterator[Chunk]]]) -> Generator[Segment, None, None]:
+    for piece, chunks in asked:
+        reply = next((chunk.reply for chunk in chunks if chunk.reply is not None), Reply())
+        if reply.finish_reason == "length":
+            _log.warning("What is said from %.1f s on was cut off.", piece.start_s)
+        text = " ".join(reply.text.split())
+        if text:
+            yield Segment(piece.start_s, piece.end_s, text)
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in ("W", "F") and not "가" <= character <= "힣"

@@ -1,0 +1,149 @@
+"""Eyes: things found in a picture, places to click, and what a picture or clip shows.
+
+The prompts ask for the form that Gemma was trained to write, thousandths of the picture in the order y, x:
+https://docs.cloud.google.com/vertex-ai/generative-ai/docs/bounding-box-detection
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemma4_gguf.abilities import Asks, careful
+from gemma4_gguf.boxes import Box, Point, read_boxes, read_points
+from gemma4_gguf.errors import ContextFullError, MessageError
+from gemma4_gguf.media.image import read_image
+from gemma4_gguf.messages import Audio, Image, Reply, Video
+from gemma4_gguf.requests import user_message
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+    PictureSource = Image | PILImage.Image | str | Path | bytes
+
+DETECT_PROMPT = (
+    "Detect {what}. Answer only with a JSON list that has one object for each one you see, 40 at most: "
+    '{"box_2d": [ymin, xmin, ymax, xmax], "label": "what it is"}, where the numbers are thousandths of the '
+    "picture, 0 to 1000. If there is none, answer []."
+)
+POINT_PROMPT = (
+    "Point to {what}. Answer only with a JSON list that has one object for each one you see, 40 at most: "
+    '{"point": [y, x], "label": "what it is"}, where the numbers are thousandths of the picture, 0 to 1000. '
+    "If there is none, answer []."
+)
+DESCRIBE_PROMPTS = {
+    "image": "Describe this picture in detail.",
+    "video": "Describe what happens in this clip from beginning to end, and when.",
+    "audio": "Describe what can be heard.",
+}
+EVERYTHING = "every object"
+MAX_LIST_TOKENS = 2048  # 40 boxes take about 1,200
+
+_log = logging.getLogger(__name__)
+
+
+class Seeing:
+    """The part of a Session that looks."""
+
+    def detect(
+        self: Asks,
+        image: PictureSource,
+        what: str | Sequence[str] = EVERYTHING,
+        *,
+        prompt: str = DETECT_PROMPT,
+        **options: Any,
+    ) -> list[Box]:
+        """Finds things in a picture.
+
+        Args:
+            image: an Image, a path, encoded bytes or a PIL image.
+            what: what to look for: "mugs", or several things.
+            prompt: the question; {what} in it is replaced.
+            options: as for `ask`, such as image_tokens="auto", which finds smaller things in large pictures.
+                The most likely tokens are drawn unless told otherwise.
+
+        Returns:
+            Boxes in pixels of the picture as a person sees it, inside it, each once.
+
+        Raises:
+            MessageError: nothing to look for, or the model has no eyes.
+            MediaError: the picture cannot be read.
+        """
+        text, size = _look(self, image, prompt, what, options)
+        return read_boxes(text, size)
+
+    def point(
+        self: Asks,
+        image: PictureSource,
+        what: str | Sequence[str],
+        *,
+        prompt: str = POINT_PROMPT,
+        **options: Any,
+    ) -> list[Point]:
+        """Finds places in a picture, such as where to click.
+
+        Args:
+            image: as for `detect`, like the other arguments.
+            what: what to point to: "the search field".
+            prompt: the question; {what} in it is replaced.
+            options: as for `ask`.
+
+        Returns:
+            Points in pixels of the picture as a person sees it, inside it, each once.
+
+        Raises:
+            MessageError: nothing to look for, or the model has no eyes.
+            MediaError: the picture cannot be read.
+        """
+        text, size = _look(self, image, prompt, what, options)
+        return read_points(text, size)
+
+    def describe(
+        self: Asks,
+        media: Image | Video | Audio | PILImage.Image | str | Path,
+        *,
+        prompt: str | None = None,
+        **options: Any,
+    ) -> Reply:
+        """Tells what a picture, a clip or a sound is about.
+
+        Args:
+            media: an Image, Video or Audio, a PIL image, or the path of a file of any of these kinds.
+            prompt: what to tell; None asks for a description.
+            options: as for `ask`.
+
+        Raises:
+            MessageError: a file of no known kind, or the model lacks eyes or ears for it.
+            MediaError: it cannot be read.
+            ContextFullError: it needs more tokens than the context holds.
+        """
+        [part] = user_message([Path(media) if isinstance(media, str) else media])["content"]
+        kind = part["type"]
+        try:
+            return self.ask(part[kind], DESCRIBE_PROMPTS[kind] if prompt is None else prompt, **options)
+        except ContextFullError as error:
+            if kind != "video":
+                raise
+            raise ContextFullError(
+                f"{error} A clip gets shorter with fewer frames=, or with sound=False.",
+                n_tokens=error.n_tokens,
+                n_ctx=error.n_ctx,
+            ) from error
+
+
+def _look(
+    session: Asks, image: PictureSource, prompt: str, what: str | Sequence[str], options: dict[str, Any]
+) -> tuple[str, tuple[int, int]]:
+    """Returns: what the model writes, and width and height of the picture in pixels."""
+    things = [what] if isinstance(what, str) else list(what)
+    if not things or not all(isinstance(thing, str) and thing.strip() for thing in things):
+        raise MessageError(f"what is {what!r}; expected what to look for, such as 'mugs'.")
+    image = image if isinstance(image, Image) else Image(image)
+    picture = read_image(image.source)  # decoded once, for its size and for the model
+    text = prompt.replace("{what}", ", ".join(thing.strip() for thing in things))
+    reply = session.ask(Image(picture, image.image_tokens), text, **careful(options, MAX_LIST_TOKENS))
+    if reply.finish_reason == "length":
+        _log.warning("The list was cut off after %d tokens.", reply.usage.completion_tokens)
+    return reply.text, picture.size
