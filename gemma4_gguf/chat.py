@@ -94,6 +94,7 @@ class Chat:
             image_tokens=image_tokens,
             sampling=with_overrides(sampling or self._session.sampling, overrides),
         )
+        generation.owner = self
         return self._run(new, generation)
 
     def run(

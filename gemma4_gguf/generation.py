@@ -47,6 +47,7 @@ class Generation:
 
     Attributes:
         reply: the reply so far; final after the "end" chunk, "cancelled" when the stream was left early.
+        owner: who will come back with a longer prompt; finds its sequence again.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Generation:
     ) -> None:
         engine.context.require_room(prompt.n_tokens)
         self.reply = Reply(finish_reason="cancelled")
+        self.owner: object | None = None
         self._engine = engine
         self._prompt = prompt
         self._sampling = sampling
@@ -71,7 +73,10 @@ class Generation:
         """Yields the chunks of the reply, the last one of kind "end"."""
         finish: FinishReason = "cancelled"
         try:
-            with self._engine.pool.lend(self._prompt.items) as state, closing(self._sampler()) as sampler:
+            with (
+                self._engine.pool.lend(self._prompt.items, self.owner) as state,
+                closing(self._sampler()) as sampler,
+            ):
                 draws = self._draw(state, sampler)
                 finish = yield from self._chunks(draws)
             for chunk in self._parser.flush(finish):
@@ -108,9 +113,8 @@ class Generation:
         context, items = self._engine.context, self._prompt.items
         with context.lock:
             start = time.perf_counter()
-            kept = context.fit(state, items)
-            self._usage = replace(self._usage, reused_tokens=state.n_past)
-            context.extend(state, items[kept:])
+            reused = context.prefill(state, items, self._engine.pool.states)
+            self._usage = replace(self._usage, reused_tokens=reused)
             token = sampler.draw(context.handle)
         n_new = self._usage.prompt_tokens - self._usage.reused_tokens
         _log.debug("prompt: %d tokens decoded in %.3f s", n_new, time.perf_counter() - start)

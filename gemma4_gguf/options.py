@@ -55,6 +55,9 @@ class SessionOptions:
         kv_type: type of the key/value cache.
         flash_attention: None lets llama.cpp decide per device.
         swa_full: keep the whole history in the sliding-window layers (much more memory).
+        snapshot_bytes: memory for copies of the sliding-window cache, with which a conversation can go back
+            further than the window: an edited message, a dropped thought, a fork. None takes 256 MiB, or
+            two copies if that is more (E2B: 6 MiB each, 31B: 800 MiB); 0 takes none.
         release_pages: on the CPU, give back the pages of the model file that are not needed at once; False
             reads the whole file ahead and keeps it, for a slow disk and memory to spare.
     """
@@ -67,4 +70,5 @@ class SessionOptions:
     kv_type: KVType = "f16"
     flash_attention: bool | None = None
     swa_full: bool = False
+    snapshot_bytes: int | None = None
     release_pages: bool = True

@@ -117,7 +117,7 @@ def test_reuse_gives_the_logits_of_a_fresh_run(
                 session._context.fit(state, items)
                 session._context.extend(state, items)
                 assert parity.divergence(session._context.logits(), logits) < 1e-5
-    assert len(seen) == 5
+    assert len(seen) >= 5
 
 
 def test_an_early_end_keeps_what_was_said(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

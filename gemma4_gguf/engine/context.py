@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,16 +19,18 @@ import numpy as np
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.batch import Batch
 from gemma4_gguf.engine.interrupt import Interrupt
-from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, common_items, n_positions
+from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, n_positions
 from gemma4_gguf.engine.model import Model
+from gemma4_gguf.engine.reuse import Reuse
 from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS, SessionOptions
 
 TEXT_BATCH = 512
-CPU_TEXT_BATCH = 128  # as fast there, with a quarter of the buffers and of the rows mapped at once
+CPU_TEXT_BATCH = 64  # hardly slower there, with an eighth of the buffers and of the rows mapped at once
 IMAGE_BATCH = 1152  # the largest budget (1120), rounded up to a multiple of 128
 N_OUTPUTS = 64  # rows of logits one decode can give
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
+SWA_PADDING = 256  # llama_kv_cache_iswa rounds the cells of the sliding-window layers up to it
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type
 _ABORTED = 2  # llama_decode was told to stop
 _INTERRUPTIBLE_TOKENS = 16  # decodes of at least so many tokens run where Ctrl-C can reach them
@@ -57,7 +59,7 @@ class Context:
         self.model = model
         self.n_ctx = options.n_ctx
         self.n_seq = options.n_seq
-        text_batch = TEXT_BATCH if model.on_gpu else CPU_TEXT_BATCH
+        text_batch = TEXT_BATCH if model.on_gpu else max(CPU_TEXT_BATCH, options.n_seq)
         self.n_batch = IMAGE_BATCH if sees and model.facts.bidirectional_images else text_batch
         self.n_outputs = max(N_OUTPUTS, self.n_seq)
         self.lock = threading.RLock()
@@ -71,7 +73,7 @@ class Context:
                 )
         self.handle: Any = handle
         self._finalizer = weakref.finalize(self, lib.llama_free, handle)
-        self._memory = lib.llama_get_memory(handle)
+        self.reuse = self._make_reuse(options)
         self._batch = Batch(lib, self.n_batch, self.n_seq)
         self._single = Batch(lib, 1, self.n_seq)
         self._interrupt = Interrupt(lib, handle)
@@ -95,6 +97,21 @@ class Context:
         params.no_perf = True
         return params
 
+    def _make_reuse(self, options: SessionOptions) -> Reuse:
+        n_swa, n_all = self.model.facts.n_swa, options.n_ctx * options.n_seq
+        # llama_kv_cache_iswa: cells of the sliding-window layers
+        n_cells = n_all if options.swa_full else n_swa * options.n_seq + self.n_batch
+        n_cells += -n_cells % SWA_PADDING
+        turn = self.model.token_id("<|turn>")
+        return Reuse(
+            self._lib,
+            self.handle,
+            n_swa=n_swa,
+            evicts=options.n_ctx > n_swa and (options.n_seq > 1 or options.n_ctx > n_cells),
+            snapshot_bytes=options.snapshot_bytes,
+            turn=None if turn is None else (turn, tuple(self.model.tokenize("user"))),
+        )
+
     def close(self) -> None:
         """Frees the context, once no decode is running. Calling it again does nothing."""
         with self.lock:
@@ -109,34 +126,46 @@ class Context:
 
     # The cache
 
-    def fit(self, state: SequenceState, items: Sequence[Item]) -> int:
-        """Keeps what a sequence has in common with a prompt, drops the rest, and leaves an item to decode.
+    def fit(self, state: SequenceState, items: Sequence[Item], others: Iterable[SequenceState] = ()) -> int:
+        """Keeps what a sequence can keep of a prompt, drops the rest, and leaves an item to decode.
 
         Args:
             state: a lent sequence.
             items: the whole prompt.
+            others: sequences whose beginning may be taken over.
 
         Returns:
             Items that are kept.
         """
         self.require_open()
-        keep = 0 if state.dirty else min(common_items(state.items, items), len(items) - 1)
-        if keep < len(state.items) and not self._can_go_back(state, n_positions(items[:keep])):
-            keep = 0
-        if keep < len(state.items) or state.dirty:
-            start = n_positions(items[:keep])
-            state.dirty = True
-            self._lib.llama_memory_seq_rm(self._memory, state.number, start, -1)
-            state.truncate(keep)
-            state.dirty = False
-        return keep
+        return self.reuse.fit(state, items, others)
 
-    def _can_go_back(self, state: SequenceState, n_keep: int) -> bool:
-        """The next token attends to n_swa - 1 positions before it; the oldest of them must still be there."""
-        if n_keep == 0:
-            return True
-        oldest = self._lib.llama_memory_seq_pos_min(self._memory, state.number)
-        return bool(0 <= oldest <= max(0, n_keep - self.model.facts.n_swa + 1))
+    def prefill(
+        self, state: SequenceState, items: Sequence[Item], others: Sequence[SequenceState] = ()
+    ) -> int:
+        """Brings a sequence to the end of a prompt: `fit`, `extend`, and snapshots on the way.
+
+        Args:
+            state: a lent sequence.
+            items: the whole prompt.
+            others: all sequences.
+
+        Returns:
+            Positions that were not decoded.
+
+        Raises:
+            ContextFullError: the prompt does not fit.
+            EngineError: llama.cpp fails.
+        """
+        self.require_room(n_positions(items))
+        self.fit(state, items, others)
+        reused = state.n_past
+        for place in self.reuse.places(state, items):
+            if place > len(state.items):
+                self.extend(state, items[len(state.items) : place])
+            self.reuse.take(state, others)
+        self.extend(state, items[len(state.items) :])
+        return reused
 
     # Decoding
 
@@ -284,6 +313,8 @@ def _check_options(options: SessionOptions) -> None:
         raise OptionError(
             f"n_ctx is {options.n_ctx}, n_seq {options.n_seq}; expected at least 1, and 1 to {MAX_SEQUENCES}."
         )
+    if options.snapshot_bytes is not None and options.snapshot_bytes < 0:
+        raise OptionError(f"snapshot_bytes is {options.snapshot_bytes}; expected 0 or more, or None.")
     if options.n_threads is not None and options.n_threads < 1:
         raise OptionError(f"n_threads is {options.n_threads}; expected at least 1, or None for all cores.")
 

@@ -8,13 +8,17 @@ left their window, so going back is possible only as far as the window of the ke
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from gemma4_gguf.engine.snapshots import Snapshot
 from gemma4_gguf.errors import EngineError
+
+WORTH_KEEPING = 32  # positions of a sequence; with fewer to lose it is used again
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class SequenceState:
     """The items of one sequence of the cache.
 
     `dirty` is set while the cache is being changed; if it still is when the sequence is next used, an
-    interrupt came in between and nothing in it can be trusted.
+    interrupt came in between and nothing in it can be trusted. `snapshots` are of places among its items,
+    rising. `owner` is who used it last.
     """
 
     def __init__(self, number: int) -> None:
@@ -63,6 +68,8 @@ class SequenceState:
         self.n_past = 0
         self.dirty = False
         self.used_at = 0
+        self.snapshots: list[Snapshot] = []
+        self.owner: weakref.ref[object] | None = None
 
     def append(self, items: Sequence[Item]) -> None:
         self.items.extend(items)
@@ -71,6 +78,12 @@ class SequenceState:
     def truncate(self, n_items: int) -> None:
         del self.items[n_items:]
         self.n_past = n_positions(self.items)
+        self.snapshots = [snapshot for snapshot in self.snapshots if snapshot.n_items <= n_items]
+
+    def belongs_to_another(self, owner: object | None) -> bool:
+        """Whether somebody else who may still come back used it last."""
+        last = self.owner() if self.owner is not None else None
+        return last is not None and last is not owner
 
 
 class SequencePool:
@@ -78,17 +91,25 @@ class SequencePool:
 
     Args:
         n_seq: sequences there are.
+
+    Attributes:
+        states: all of them, lent or not.
     """
 
     def __init__(self, n_seq: int) -> None:
-        self._free = [SequenceState(i) for i in range(n_seq)]
+        self.states: tuple[SequenceState, ...] = tuple(SequenceState(i) for i in range(n_seq))
+        self._free = list(self.states)
         self._holders: list[int] = []  # thread idents
         self._changed = threading.Condition()
         self._clock = 0
 
     @contextmanager
-    def lend(self, items: Sequence[Item]) -> Iterator[SequenceState]:
-        """Lends the free sequence that shares most with a prompt; waits for one that another thread holds.
+    def lend(self, items: Sequence[Item], owner: object | None = None) -> Iterator[SequenceState]:
+        """Lends the free sequence that suits a prompt best; waits for one that another thread holds.
+
+        Args:
+            items: the prompt.
+            owner: who comes back with a longer prompt, such as a Chat; held weakly.
 
         Raises:
             EngineError: this very thread holds all (streams it has not finished): waiting would never end.
@@ -102,11 +123,12 @@ class SequencePool:
                         "Finish or close the stream first, or open the session with a larger n_seq."
                     )
                 self._changed.wait()
-            state = max(self._free, key=lambda candidate: self._worth(candidate, items))
+            state = self._choose(items, owner)
             self._free.remove(state)
             self._holders.append(me)
             self._clock += 1
             state.used_at = self._clock
+            state.owner = weakref.ref(owner) if owner is not None else None
         try:
             yield state
         finally:
@@ -115,8 +137,28 @@ class SequencePool:
                 self._free.append(state)
                 self._changed.notify()
 
+    def _choose(self, items: Sequence[Item], owner: object | None) -> SequenceState:
+        """One's own; else an empty one rather than what another needs or much is thrown away of."""
+        for state in self._free:
+            if owner is not None and state.owner is not None and state.owner() is owner:
+                return state
+        best = max(self._free, key=lambda state: self._worth(state, items, owner))
+        spoilt = best.n_past - _shared(best, items)
+        if best.belongs_to_another(owner) or spoilt > WORTH_KEEPING:
+            return next((state for state in self._free if not state.items), best)
+        return best
+
     @staticmethod
-    def _worth(state: SequenceState, items: Sequence[Item]) -> tuple[int, int]:
+    def _worth(state: SequenceState, items: Sequence[Item], owner: object | None) -> tuple[int, bool, int]:
         """Most reuse first, unless it throws more away than it saves; else the one unused for longest."""
-        kept = 0 if state.dirty else n_positions(state.items[: common_items(state.items, items)])
-        return (kept if 2 * kept >= state.n_past else 0, -state.used_at)
+        kept = _shared(state, items)
+        return (
+            kept if 2 * kept >= state.n_past else 0,
+            not state.belongs_to_another(owner),
+            -state.used_at,
+        )
+
+
+def _shared(state: SequenceState, items: Sequence[Item]) -> int:
+    """Positions that a sequence and a prompt have in common."""
+    return 0 if state.dirty else n_positions(state.items[: common_items(state.items, items)])
