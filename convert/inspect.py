@@ -14,7 +14,7 @@ from typing import Any
 from gguf.constants import LlamaFileType
 
 from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
-from gemma4_gguf.convert.recipe import QUANT_TYPES
+from gemma4_gguf.convert.recipe import MODEL_TYPES, QUANT_TYPES, RECIPE_KEY
 from gemma4_gguf.convert.report import Attention, FileReport, Memory, Projector, Template, TensorGroup
 from gemma4_gguf.errors import GGUFError
 
@@ -210,6 +210,9 @@ def _template(text: str) -> Template:
 
 
 def _quantization(file: GGUFFile) -> str:
+    recipe = file.metadata.get(RECIPE_KEY)
+    if recipe in MODEL_TYPES:
+        return str(recipe)
     number = file.metadata.get("general.file_type")
     if not isinstance(number, int):
         return "unknown"

@@ -21,6 +21,7 @@ from gemma4_gguf.convert.recipe import (
     model_shape,
     quant_type,
     quantizer_types,
+    recipe_fields,
 )
 from gemma4_gguf.convert.tensors import FilePlan, MappedTensor
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
@@ -67,7 +68,7 @@ def convert_checkpoint(  # noqa: PLR0913  one parameter per choice of the comman
         source: a checkpoint directory, or a hub id such as "google/gemma-4-E2B-it".
         out_dir: directory to write into; made if absent.
         quant: type of the model: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_0, Q4_K_M, Q4_K_S, Q4_0,
-            IQ4_NL, IQ4_XS, Q3_K_M, Q3_K_S or Q2_K.
+            IQ4_NL, IQ4_XS, Q3_K_M, Q3_K_S, Q2_K, or the mix Q4_COMPACT for little memory.
         projector_type: type of the projector: F32, F16, BF16 or Q8_0; None writes none.
         name: what to call the model, such as its hub id; None takes the hub id or the directory's name.
         force: replace existing files.
@@ -113,7 +114,8 @@ def output_file(plan: FilePlan, path: Path, quant: QuantType) -> OutputFile:
     Returns:
         What the writer needs.
     """
-    fields = place_file_type(plan.fields, quant.file_type, at_end=not quant.by_converter)
+    own = [*plan.fields, *recipe_fields(quant)]
+    fields = place_file_type(own, quant.file_type, at_end=not quant.by_converter)
     return OutputFile(
         path=path,
         entries=pack_fields(fields),

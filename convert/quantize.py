@@ -14,18 +14,20 @@ from gemma4_gguf.convert.header import pack_fields, place_file_type
 from gemma4_gguf.convert.progress import ProgressCallback
 from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
 from gemma4_gguf.convert.recipe import (
-    QUANT_TYPES,
+    MODEL_TYPES,
+    RECIPE_KEY,
     QuantType,
     TensorType,
     ggml_shape,
     model_shape,
     quant_type,
     quantizer_types,
+    recipe_fields,
 )
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.errors import OutputError, QuantTypeError
 
-_DROPPED = ("general.file_type", "general.quantization_version", "general.alignment")
+_DROPPED = ("general.file_type", "general.quantization_version", "general.alignment", RECIPE_KEY)
 
 
 def quantize_file(
@@ -71,7 +73,7 @@ def _output_path(source: Path, out_path: str | Path | None, quant: QuantType) ->
     out = source.parent if out_path is None else Path(out_path)
     if not out.is_dir():
         return out
-    known = "|".join(QUANT_TYPES)
+    known = "|".join(MODEL_TYPES)
     name = re.sub(rf"[-_.]({known})$", "", source.stem, flags=re.IGNORECASE)
     return out / f"{name}-{quant.name}.gguf"
 
@@ -80,7 +82,7 @@ def _output_file(file: GGUFFile, path: Path, quant: QuantType) -> OutputFile:
     tensors = [TensorType(info.name, info.shape, info.type) for info in file.tensors.values()]
     types = quantizer_types(tensors, model_shape(file.metadata), quant)
     kept = [key for key in file.metadata if key not in _DROPPED and not key.startswith("split.")]
-    added = pack_fields(place_file_type([], quant.file_type, at_end=True))
+    added = pack_fields(place_file_type(recipe_fields(quant), quant.file_type, at_end=True))
     return OutputFile(
         path=path,
         entries=[*(file.metadata.raw(key) for key in kept), *added],

@@ -2,7 +2,8 @@
 
 Two sets of rules meet here, both followed byte for byte as of llama.cpp 0c1e57098: those of its converter
 (F32, F16, BF16, Q8_0; conversion/base.py, prepare_tensors) and those of its quantizer (all other types;
-src/llama-quant.cpp). A quantized file is what the quantizer would make of the converter's BF16 file.
+src/llama-quant.cpp). A quantized file is what the quantizer would make of the converter's BF16 file. One
+type, Q4_COMPACT, is our own: the quantizer's rules say which tensors it may touch, `compact` says how.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemma4_gguf.convert.blocks import block_size, is_quantized
-from gemma4_gguf.convert.tensors import ForcedType
+from gemma4_gguf.convert.compact import compact_type
+from gemma4_gguf.convert.tensors import Field, ForcedType
 from gemma4_gguf.errors import GGUFError, QuantTypeError
 
 PROJECTOR_QUANTS = ("F32", "F16", "BF16", "Q8_0")
@@ -25,7 +27,8 @@ class QuantType:
 
     Args:
         name: as asked for and as written into file names.
-        file_type: number of llama.cpp's llama_ftype, stored as general.file_type.
+        file_type: number of llama.cpp's llama_ftype, stored as general.file_type. A mix of our own has none:
+            it stores that of the nearest type, and its name as general.gemma4.recipe.
         base: ggml type of a tensor that no rule treats specially.
     """
 
@@ -61,6 +64,11 @@ QUANT_TYPES = {
     )
 }
 
+# Mixes of our own, which other tools do not write but read like any other file.
+COMPACT = QuantType("Q4_COMPACT", 14, "Q4_K")
+RECIPE_KEY = "general.gemma4.recipe"
+MODEL_TYPES = {**QUANT_TYPES, COMPACT.name: COMPACT}
+
 
 @dataclass(frozen=True)
 class TensorType:
@@ -92,12 +100,12 @@ def quant_type(name: str, *, projector: bool = False) -> QuantType:
     Raises:
         QuantTypeError: there is no such type; the message lists the known ones.
     """
-    known = PROJECTOR_QUANTS if projector else tuple(QUANT_TYPES)
+    known = PROJECTOR_QUANTS if projector else tuple(MODEL_TYPES)
     key = name.upper()
     if key not in known:
         what = "projector type" if projector else "quantization type"
         raise QuantTypeError(f"{name!r} is no {what}; expected one of {', '.join(known)}.")
-    return QUANT_TYPES[key]
+    return MODEL_TYPES[key]
 
 
 # The converter's rules
@@ -161,6 +169,11 @@ def model_shape(metadata: Mapping[str, Any]) -> ModelShape:
     )
 
 
+def recipe_fields(quant: QuantType) -> list[Field]:
+    """Metadata that names a mix of our own; nothing for llama.cpp's types."""
+    return [] if quant.name in QUANT_TYPES else [Field(RECIPE_KEY, quant.name, "STRING")]
+
+
 def quantizer_order(names: Iterable[str]) -> list[str]:
     """Order in which the quantizer writes tensors: those of no block, then block by block, by name."""
 
@@ -172,7 +185,7 @@ def quantizer_order(names: Iterable[str]) -> list[str]:
 
 
 def quantizer_types(tensors: Iterable[TensorType], model: ModelShape, quant: QuantType) -> dict[str, str]:
-    """Types that llama.cpp's quantizer gives the tensors of a file.
+    """Types that llama.cpp's quantizer, or a mix of our own, gives the tensors of a file.
 
     Args:
         tensors: all of them, in any order.
@@ -211,6 +224,8 @@ class _Choice:
             return tensor.type
         if not is_quantized(self._quant.base):
             return self._quant.base
+        if self._quant is COMPACT:
+            return _fit(compact_type(tensor.name, self._model.n_layers), tensor.shape[-1])
         role = _role(tensor.name)
         wanted = self._rules.get(role, self._base)(tensor)
         if role in self._seen:

@@ -13,7 +13,7 @@ from llama_quantize import quantize, quantize_in_child
 
 from gemma4_gguf.convert import PROJECTOR_QUANTS, QUANT_TYPES, convert_checkpoint, quantize_file
 from gemma4_gguf.convert.reader import open_gguf
-from gemma4_gguf.convert.recipe import converter_type, quant_type
+from gemma4_gguf.convert.recipe import ModelShape, TensorType, converter_type, quant_type, quantizer_types
 from gemma4_gguf.errors import GGUFError, OutputError, QuantTypeError, TensorError
 
 BLOCK_TYPES = tuple(name for name in QUANT_TYPES if name not in PROJECTOR_QUANTS)
@@ -187,6 +187,69 @@ def test_converter_types(row_length: int, forced: Any, quant: str, expected: str
     assert converter_type(row_length, forced, QUANT_TYPES[quant]) == expected
 
 
+# The mix of our own
+
+
+@pytest.mark.parametrize("rules", ["35 layers, tied", "untied output", "experts"])
+def test_compact_mixes_what_llama_cpp_writes(tmp_path: Path, rules: str) -> None:
+    """Every tensor is, byte for byte, what llama.cpp makes of it in some file of that type."""
+    source = write_model(tmp_path / "model-BF16.gguf", **RULES[rules])
+    ours = open_gguf(quantize_file(source, tmp_path, "q4_compact", threads=2))
+    assert ours.path.name == "model-Q4_COMPACT.gguf"
+    plain = {"Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "Q6_K": "Q6_K", "Q8_0": "Q8_0"}
+    theirs = {}
+    for kind, quant in plain.items():
+        path = tmp_path / f"theirs-{kind}.gguf"
+        quantize(source, path, QUANT_TYPES[quant].file_type, pure=True)
+        theirs[kind] = open_gguf(path)
+    assert list(ours.tensors) == list(theirs["Q6_K"].tensors)
+    for name, info in ours.tensors.items():
+        same = theirs[info.type if info.type in plain else "Q6_K"].tensors[name]
+        assert same.type == info.type, name
+        assert data_of(ours.path, info) == data_of(theirs.get(info.type, theirs["Q6_K"]).path, same), name
+
+
+def test_compact_types() -> None:
+    blocks = {
+        f"blk.{i}.{name}.weight": None
+        for i in range(35)
+        for name in ("attn_q", "attn_v", "ffn_gate", "ffn_down", "inp_gate", "proj", "attn_norm")
+    }
+    names = ["token_embd.weight", "per_layer_token_embd.weight", "per_layer_model_proj.weight", *blocks]
+    tensors = [TensorType(name, (4, 256), "BF16") for name in names]
+    types = quantizer_types(tensors, ModelShape(n_layers=35), quant_type("Q4_COMPACT"))
+    assert types["token_embd.weight"] == "Q5_K" and types["per_layer_token_embd.weight"] == "Q4_K"
+    assert types["per_layer_model_proj.weight"] == types["blk.3.attn_norm.weight"] == "BF16"
+    assert types["blk.0.inp_gate.weight"] == types["blk.34.proj.weight"] == "Q8_0"
+    assert (types["blk.9.attn_q.weight"], types["blk.9.attn_v.weight"]) == ("Q4_K", "Q6_K")
+    assert {types[f"blk.{i}.ffn_gate.weight"] for i in range(35)} == {"Q3_K"}
+    down = [types[f"blk.{i}.ffn_down.weight"] for i in range(35)]
+    assert down == ["Q4_K"] * 4 + ["Q3_K"] * 26 + ["Q4_K"] * 5
+
+
+def test_compact_is_named_smaller_and_answers(
+    checkpoint: Fixture, converted: Fixture, tmp_path: Path
+) -> None:
+    from gemma4_gguf import Session
+    from gemma4_gguf.convert import inspect_file
+
+    files = convert_checkpoint(checkpoint("e2b"), tmp_path, "Q4_COMPACT", "BF16")
+    reference = converted("e2b", "Q4_K_M", "BF16")["model"]
+    assert files.model.name == "tiny-e2b-Q4_COMPACT.gguf"
+    assert inspect_file(files.model).quantization == "Q4_COMPACT"
+    assert files.model.stat().st_size < reference.stat().st_size
+    with Session(files.model, device="cpu", n_ctx=256, n_threads=1) as session:
+        assert session.ask("Hello", max_tokens=3).usage.completion_tokens >= 1
+
+
+def test_compact_converted_equals_compact_quantized(
+    checkpoint: Fixture, converted: Fixture, tmp_path: Path
+) -> None:
+    ours = convert_checkpoint(checkpoint("e2b"), tmp_path, "Q4_COMPACT", None).model
+    bf16 = converted("e2b", "BF16", "BF16")["model"]
+    assert quantize_file(bf16, tmp_path / "two-steps.gguf", "Q4_COMPACT").read_bytes() == ours.read_bytes()
+
+
 def test_unknown_types_list_the_known() -> None:
     with pytest.raises(QuantTypeError, match=r"'Q9'.*Q4_K_M"):
         quant_type("Q9")
@@ -228,6 +291,10 @@ def test_other_architectures_are_refused(tmp_path: Path, architecture: str) -> N
     source = write_model(tmp_path / "model.gguf", architecture=architecture, n_layers=1, width=32)
     with pytest.raises(GGUFError, match="expected a Gemma 4 model"):
         quantize_file(source, tmp_path / "out.gguf", "Q4_0")
+
+
+def data_of(path: Path, info: Any) -> bytes:
+    return path.read_bytes()[info.offset : info.offset + info.n_bytes]
 
 
 def types_of(path: Path) -> dict[str, str]:

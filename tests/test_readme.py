@@ -114,13 +114,13 @@ def test_ci_runs_the_commands_of_the_installation() -> None:
 
 
 def test_supported_types_are_those_of_the_converter() -> None:
-    from gemma4_gguf.convert.recipe import PROJECTOR_QUANTS, QUANT_TYPES
+    from gemma4_gguf.convert.recipe import MODEL_TYPES, PROJECTOR_QUANTS
 
     named = [
         re.findall(r"\b(?:I?Q\d\w*|BF16|F\d\d)\b", row) for row in README.splitlines() if row.startswith("| ")
     ]
     (model,) = [row for row in named if len(row) > 10]
-    assert set(model) == set(QUANT_TYPES)
+    assert set(model) == set(MODEL_TYPES)
     assert sorted(PROJECTOR_QUANTS) in [sorted(set(row)) for row in named]
 
 
