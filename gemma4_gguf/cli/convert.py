@@ -13,6 +13,7 @@ mmproj-<Name>-<TYPE>.gguf beside it, in one pass.
 
   gemma4-gguf convert google/gemma-4-E2B-it -o models
   gemma4-gguf convert ./my-finetune -o models -q Q5_K_M --mmproj-type F16
+  gemma4-gguf convert google/gemma-4-E2B-it -o models -q Q4_COMPACT     a mix of types for little memory
 """
 
 
@@ -26,7 +27,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("source", metavar="SRC", help="directory of a checkpoint, or ORG/REPO on the hub")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="directory to write into")
-    parser.add_argument("-q", "--quant", default="Q4_K_M", metavar="TYPE", help="type of the model (Q4_K_M)")
+    parser.add_argument(
+        "-q",
+        "--quant",
+        default="Q4_K_M",
+        metavar="TYPE",
+        help="type of the model (Q4_K_M); an unknown one lists all",
+    )
     parser.add_argument("--mmproj-type", default="BF16", metavar="TYPE", help="type of the projector (BF16)")
     parser.add_argument("--no-mmproj", action="store_true", help="write no projector")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
