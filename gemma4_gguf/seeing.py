@@ -119,18 +119,37 @@ class Seeing:
             MediaError: it cannot be read.
             ContextFullError: it needs more tokens than the context holds.
         """
-        [part] = user_message([Path(media) if isinstance(media, str) else media])["content"]
-        kind = part["type"]
+        part, prompt = description(media, prompt)
         try:
-            return self.ask(part[kind], DESCRIBE_PROMPTS[kind] if prompt is None else prompt, **options)
+            return self.ask(part, prompt, **options)
         except ContextFullError as error:
-            if kind != "video":
+            if not isinstance(part, Video):
                 raise
             raise ContextFullError(
                 f"{error} A clip gets shorter with fewer frames=, or with sound=False.",
                 n_tokens=error.n_tokens,
                 n_ctx=error.n_ctx,
             ) from error
+
+
+def description(
+    media: Image | Video | Audio | PILImage.Image | str | Path, prompt: str | None = None
+) -> tuple[Image | Video | Audio, str]:
+    """What `describe` asks.
+
+    Args:
+        media: as for `describe`.
+        prompt: None takes the one that fits.
+
+    Returns:
+        The medium and the prompt after it.
+
+    Raises:
+        MessageError: a file of no known kind.
+    """
+    [part] = user_message([Path(media) if isinstance(media, str) else media])["content"]
+    kind = part["type"]
+    return part[kind], DESCRIBE_PROMPTS[kind] if prompt is None else prompt
 
 
 def _look(

@@ -92,7 +92,11 @@ class MediaEncoder:
         projector = self._require("pictures", "eyes", self.has_vision)
         given = (budget for budget in (image.image_tokens, image_tokens) if budget is not None)
         budget = next(given, DEFAULT_IMAGE_TOKENS)
-        return self._picture(prepare_image(image.source, budget, token_px=projector.layout.token_px))
+        layout = projector.layout
+        prepared = prepare_image(
+            image.source, budget, token_px=layout.token_px, max_side_tokens=layout.max_side_tokens
+        )
+        return self._picture(prepared)
 
     def _video(self, video: Video) -> Layout:
         """Kept for the next turns of a chat: a clip takes long to decode."""

@@ -14,7 +14,7 @@ SAMPLE_RATE_HZ = 16_000
 
 def brightness(number: int) -> int:
     """Grey of a frame, from which its number can be read back."""
-    return 16 + 4 * number
+    return (16 + 4 * number) % 256
 
 
 def clip(

@@ -125,6 +125,7 @@ def test_every_option_is_a_field_or_a_part_of_the_turn(command: str) -> None:
         "prompt",
         "image",
         "audio",
+        "video",
         "system",
         "think",
         "image_tokens",

@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "ask",
-        help="Ask one question about text, pictures or sounds.",
+        help="Ask one question about text, pictures, clips or sounds.",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, a thought dimmed to stderr."""
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
-    from gemma4_gguf.messages import Audio, Image, Part
+    from gemma4_gguf.messages import Audio, Image, Part, Video
 
-    parts: list[Part] = [*map(Image, args.image), *map(Audio, args.audio)]
+    parts: list[Part] = [*map(Image, args.image), *map(Video, args.video), *map(Audio, args.audio)]
     parts += [sys.stdin.read() if text == "-" else text for text in args.prompt]
     with open_session(args, quiet=args.json) as session:
         reply = show(

@@ -8,10 +8,23 @@ import sys
 from collections.abc import Sequence
 
 from gemma4_gguf import __version__
-from gemma4_gguf.cli import ask, chat, convert, demo, devices, inspect, pull, quantize
+from gemma4_gguf.cli import (
+    ask,
+    chat,
+    convert,
+    demo,
+    describe,
+    detect,
+    devices,
+    inspect,
+    pull,
+    quantize,
+    transcribe,
+)
 from gemma4_gguf.cli.errors import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, report
+from gemma4_gguf.cli.options import MODEL_VARIABLE
 
-COMMANDS = (demo, convert, quantize, inspect, ask, chat, pull, devices)
+COMMANDS = (demo, convert, quantize, inspect, ask, chat, detect, describe, transcribe, pull, devices)
 DEBUG = "GEMMA4_GGUF_DEBUG"
 
 DESCRIPTION = "Convert Gemma 4 checkpoints to GGUF and run them on this machine."
@@ -22,7 +35,8 @@ start here:
   gemma4-gguf chat models/gemma-4-E2B-it-Q4_K_M.gguf      talk to it
 
 Answers and data go to stdout, progress and hints to stderr. A MODEL is a .gguf file or a hub id such as
-org/repo:Q4_K_M. {DEBUG}=1 shows the traceback of an error.
+org/repo:Q4_K_M. Commands that work on one file (detect, describe, transcribe) take the file first, and the
+model as -m MODEL or from {MODEL_VARIABLE}. {DEBUG}=1 shows the traceback of an error.
 """
 
 

@@ -15,11 +15,24 @@ from gemma4_gguf.options import (
     SessionOptions,
 )
 
+MODEL_VARIABLE = "GEMMA4_GGUF_MODEL"
+_MODEL_HELP = "a .gguf file, or ORG/REPO[:QUANT] on the hub"
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The model and how it is opened: fields of SessionOptions."""
-    parser.add_argument("model", metavar="MODEL", help="a .gguf file, or ORG/REPO[:QUANT] on the hub")
+
+def add_model_options(parser: argparse.ArgumentParser, *, first: bool = True) -> None:
+    """The model and how it is opened: fields of SessionOptions.
+
+    Args:
+        parser: of the command.
+        first: the model is the first argument; otherwise the command works on a file, which comes first, and
+            the model is an option.
+    """
+    if first:
+        parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
     group = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
+    if not first:
+        model_help = f"{_MODEL_HELP} (default: the environment variable {MODEL_VARIABLE})"
+        group.add_argument("-m", "--model", metavar="MODEL", help=model_help)
     group.add_argument("--mmproj", dest="projector", metavar="FILE", help="projector (default: beside it)")
     group.add_argument("--device", choices=get_args(Device), help="where the layers run")
     group.add_argument(
@@ -48,14 +61,25 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("turn")
     group.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; repeatable")
     group.add_argument("--audio", action="append", default=[], metavar="FILE", help="a sound; repeatable")
+    group.add_argument("--video", action="append", default=[], metavar="FILE", help="a clip; repeatable")
     group.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
     group.add_argument("--think", action="store_true", help="let the model think first")
+    add_image_tokens(group)
+
+
+def add_image_tokens(group: argparse._ActionsContainer) -> None:
+    """The budget of pictures."""
     group.add_argument(
         "--image-tokens",
-        type=int,
-        choices=IMAGE_TOKEN_BUDGETS,
-        help=f"soft tokens a picture gets at most ({DEFAULT_IMAGE_TOKENS}): more see finer print",
+        type=_budget,
+        choices=(*IMAGE_TOKEN_BUDGETS, "auto"),
+        help=f"soft tokens a picture gets at most ({DEFAULT_IMAGE_TOKENS}): more see finer print; auto takes "
+        "as many as do not shrink it",
     )
+
+
+def _budget(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def given(args: argparse.Namespace, kind: type[SessionOptions] | type[SamplingOptions]) -> dict[str, Any]:

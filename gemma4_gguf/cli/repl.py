@@ -16,7 +16,7 @@ from gemma4_gguf.cli.options import given
 from gemma4_gguf.cli.output import hint
 from gemma4_gguf.cli.stream import show
 from gemma4_gguf.errors import Gemma4Error
-from gemma4_gguf.messages import Audio, Image, Part
+from gemma4_gguf.messages import Audio, Image, Part, Video
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.session import Session
 
@@ -26,6 +26,7 @@ FENCE = '"""'
 HELP = """\
 /image FILE [TEXT]   attach a picture, to the next turn or with TEXT to this one
 /audio FILE [TEXT]   attach a sound
+/video FILE [TEXT]   attach a clip
 /think [on|off]      let the model think before it answers
 /reset               forget the conversation
 /help                this list
@@ -45,10 +46,15 @@ class Repl:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
         self._sampling = given(args, SamplingOptions)
-        self._attached: list[Part] = [*map(Image, args.image), *map(Audio, args.audio)]
+        self._attached: list[Part] = [
+            *map(Image, args.image),
+            *map(Video, args.video),
+            *map(Audio, args.audio),
+        ]
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": lambda rest: self._attach(Image, rest),
             "/audio": lambda rest: self._attach(Audio, rest),
+            "/video": lambda rest: self._attach(Video, rest),
             "/think": self._think,
             "/reset": self._reset,
             "/help": lambda _: hint("[dim]", HELP),
@@ -85,7 +91,7 @@ class Repl:
         except Gemma4Error as error:
             hint("[red]error:[/] ", str(error))
 
-    def _attach(self, kind: type[Image] | type[Audio], rest: str) -> None:
+    def _attach(self, kind: type[Image | Audio | Video], rest: str) -> None:
         try:
             words = shlex.split(rest)
         except ValueError:
@@ -174,7 +180,7 @@ def _history() -> Iterator[None]:
 def _complete(text: str, state: int) -> str | None:
     """Names of commands at the start, else of files."""
     start = Path(text).expanduser()
-    names = [f"/{word} " for word in ("image", "audio", "think", "reset", "help", "exit")]
+    names = [f"/{word} " for word in ("image", "audio", "video", "think", "reset", "help", "exit")]
     found = [name for name in names if name.startswith(text)] if text.startswith("/") else []
     with contextlib.suppress(OSError):
         folder = start if text.endswith("/") else start.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gemma4_gguf.cli.options import given
+from gemma4_gguf.cli.options import MODEL_VARIABLE, given
 from gemma4_gguf.cli.output import byte_progress, screen
+from gemma4_gguf.errors import OptionError
 from gemma4_gguf.hub import HubId, locate, resolve_gguf
 from gemma4_gguf.messages import Chunk, Reply
 from gemma4_gguf.options import SessionOptions
@@ -32,10 +34,13 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[S
     Yields:
         The session; it is closed at the end.
     """
-    model, projector = locate(args.model), getattr(args, "projector", "auto")
+    named = getattr(args, "model", None) or os.environ.get(MODEL_VARIABLE)
+    if not named:
+        raise OptionError(f"No model is named. Pass it as -m MODEL, or set {MODEL_VARIABLE}.")
+    model, projector = locate(named), getattr(args, "projector", "auto")
     if isinstance(model, HubId):
         with byte_progress(f"downloading {model.repo}", quiet=quiet) as show:
-            files = resolve_gguf(args.model, progress=show)
+            files = resolve_gguf(named, progress=show)
         model = files.model
         if projector == "auto" and files.projector is not None:
             projector = files.projector

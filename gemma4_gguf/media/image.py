@@ -65,6 +65,7 @@ def prepare_image(
     image_tokens: ImageTokens = DEFAULT_IMAGE_TOKENS,
     *,
     token_px: int = TOKEN_PX,
+    max_side_tokens: int | None = None,
 ) -> PreparedImage:
     """Brings a picture into the model's own shape.
 
@@ -73,6 +74,7 @@ def prepare_image(
         image_tokens: budget of soft tokens: 70, 140, 280, 560 or 1120, or "auto", the smallest of these that
             does not shrink the picture.
         token_px: side of the square behind one soft token, from the projector.
+        max_side_tokens: soft tokens along a side that "auto" keeps to, from the projector; None: no limit.
 
     Returns:
         Pixels to hand over as they are.
@@ -84,7 +86,7 @@ def prepare_image(
     picture = read_image(source)
     width, height = picture.size
     if image_tokens == "auto":
-        image_tokens = smallest_budget(width, height, token_px=token_px)
+        image_tokens = smallest_budget(width, height, token_px=token_px, max_side_tokens=max_side_tokens)
     if min(_ideal_grid(width, height, image_tokens, token_px)) < 1:
         raise MediaError(
             f"{name_of(source, 'picture')} is {width} by {height} pixels: at {image_tokens} tokens its short "
@@ -107,13 +109,26 @@ def check_budget(image_tokens: ImageTokens) -> None:
         raise MediaError(f'image_tokens={image_tokens!r} is unknown; pass one of {known}, or "auto".')
 
 
-def smallest_budget(width: int, height: int, *, token_px: int = TOKEN_PX) -> int:
-    """The smallest budget that does not shrink a picture; the largest one if all do."""
+def smallest_budget(
+    width: int, height: int, *, token_px: int = TOKEN_PX, max_side_tokens: int | None = None
+) -> int:
+    """The smallest budget that does not shrink a picture; the largest that fits if all do.
+
+    Args:
+        width: of the picture, pixels, ≥ 1.
+        height: of the picture, pixels, ≥ 1.
+        token_px: side of the square behind one soft token.
+        max_side_tokens: soft tokens that a side may have at most.
+    """
+    best = IMAGE_TOKEN_BUDGETS[0]
     for budget in IMAGE_TOKEN_BUDGETS:
         to_width, to_height = target_size(width, height, budget, token_px=token_px)
+        if max_side_tokens is not None and max(to_width, to_height) > max_side_tokens * token_px:
+            break
+        best = budget
         if to_width >= width and to_height >= height:
-            return budget
-    return IMAGE_TOKEN_BUDGETS[-1]
+            break
+    return best
 
 
 def target_size(width: int, height: int, image_tokens: int, *, token_px: int = TOKEN_PX) -> tuple[int, int]:

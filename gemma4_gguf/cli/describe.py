@@ -1,0 +1,63 @@
+"""gemma4-gguf describe: what a picture, a clip or a sound is about."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from gemma4_gguf.cli.options import add_image_tokens, add_model_options, add_sampling_options, given
+from gemma4_gguf.options import DEFAULT_FRAMES, SamplingOptions
+
+DESCRIPTION = """\
+Tell what a picture, a clip or a sound is about.
+
+  gemma4-gguf describe holiday.mp4 -m MODEL
+  gemma4-gguf describe match.mkv -m MODEL --fps 1 --frames 64 --prompt "When does somebody score?"
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "describe",
+        help="Describe a picture, a clip or a sound.",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="a picture, a clip or a sound")
+    parser.add_argument("--prompt", metavar="TEXT", help="ask this instead of a description")
+    parser.add_argument("--think", action="store_true", help="let the model think first")
+    parser.add_argument("--json", action="store_true", help="print the whole reply as JSON at its end")
+    add_image_tokens(parser)
+    clip = parser.add_argument_group("clips", argument_default=argparse.SUPPRESS)
+    clip.add_argument("--fps", type=float, metavar="X", help="frames taken per second (evenly spread)")
+    clip.add_argument("--frames", type=int, metavar="N", help=f"frames at most ({DEFAULT_FRAMES})")
+    clip.add_argument("--no-sound", dest="sound", action="store_false", help="leave out the sound track")
+    add_model_options(parser, first=False)
+    add_sampling_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream the description to stdout."""
+    from gemma4_gguf.cli.output import print_json
+    from gemma4_gguf.cli.stream import open_session, show
+    from gemma4_gguf.errors import OptionError
+    from gemma4_gguf.messages import Video
+    from gemma4_gguf.seeing import description
+
+    part, prompt = description(Path(args.file), args.prompt)
+    of_clips = {name: getattr(args, name) for name in ("fps", "frames", "sound") if hasattr(args, name)}
+    if isinstance(part, Video):
+        budget = {} if args.image_tokens is None else {"image_tokens": args.image_tokens}
+        part = replace(part, **of_clips, **budget)
+    elif of_clips:
+        raise OptionError(f"{args.file} is no clip; leave out --fps, --frames and --no-sound.")
+    options = {"image_tokens": args.image_tokens, "thinking": args.think, **given(args, SamplingOptions)}
+    with open_session(args, quiet=args.json) as session:
+        reply = show(session.stream(part, prompt, **options), quiet=args.json)
+    if args.json:
+        print_json(asdict(reply))
+    return 0

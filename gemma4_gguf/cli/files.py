@@ -1,0 +1,124 @@
+"""Files that the commands write: pictures, and texts that grow."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemma4_gguf.cli.output import PLAIN_EVERY_S, hint, screen
+from gemma4_gguf.errors import OutputError
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+
+def picture_format(path: Path) -> str:
+    """The format that the suffix of a file names.
+
+    Raises:
+        OutputError: Pillow writes no such format.
+    """
+    from PIL import Image
+
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise OutputError(f"{path} has no suffix of a picture. Call it .png or .jpg.")
+    return kind
+
+
+def save_picture(picture: PILImage.Image, path: Path) -> None:
+    """Write a picture in the format of its suffix.
+
+    Raises:
+        OutputError: Pillow writes no such format, or the place cannot be written.
+    """
+    content = io.BytesIO()
+    try:
+        picture.save(content, picture_format(path))
+        path.write_bytes(content.getvalue())
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def growing_text(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """A text that is written as it comes, to stdout or into a file.
+
+    The file gets its name at the end; what is done when something interrupts stays in a file beside it.
+
+    Args:
+        path: None for stdout.
+
+    Yields:
+        What takes the next part of the text.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    if path is None:
+        yield _write_out
+        return
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as stream:
+
+            def write(text: str) -> None:
+                stream.write(text)
+                stream.flush()
+
+            yield write
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    except BaseException:
+        if part.exists() and part.stat().st_size:
+            hint("", f"What was done is in {part}.")
+        else:
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _write_out(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+@contextmanager
+def time_progress(title: str, total_s: float, *, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """How far into a sound the work is, on stderr: in place on a terminal, else a line now and then.
+
+    Args:
+        title: what is under way.
+        total_s: length of the sound, seconds; 0 if unknown.
+        quiet: show nothing.
+
+    Yields:
+        What to call with the seconds done.
+    """
+    whole = f" of {_clock(total_s)}" if total_s else ""
+    console = screen(stderr=True)
+    if quiet or (console.is_terminal and sys.stdout.isatty()):  # there the text itself grows
+        yield lambda done_s: None
+    elif console.is_terminal:
+        with console.status(f"[dim]{title}") as status:
+            yield lambda done_s: status.update(f"[dim]{title}: {_clock(done_s)}{whole}")
+    else:
+        last = time.monotonic()
+
+        def line(done_s: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_EVERY_S:
+                last = time.monotonic()
+                sys.stderr.write(f"{title}: {_clock(done_s)}{whole}\n")
+
+        yield line
+
+
+def _clock(seconds: float) -> str:
+    minutes, s = divmod(int(seconds), 60)
+    return f"{minutes}:{s:02d}"
