@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.errors import MessageError
+from gemma4_gguf.errors import MessageError, OptionError
 from gemma4_gguf.generation import Generation
 from gemma4_gguf.messages import Chunk, Part, Reply, ToolCall
 from gemma4_gguf.options import ImageTokens, SamplingOptions
 from gemma4_gguf.requests import Message, user_message
+from gemma4_gguf.saved import save_chat
 from gemma4_gguf.settings import with_overrides
 from gemma4_gguf.toolrun import MAX_ROUNDS, TIMEOUT_S, OnResult, run_until_done
 from gemma4_gguf.tools import ToolLike, as_tools
+from gemma4_gguf.trimming import ON_FULL, OnFull, drop_oldest, turn_starts
 
 if TYPE_CHECKING:
     from gemma4_gguf.session import Session
@@ -27,9 +31,19 @@ class Chat:
         system: instructions before the conversation.
         tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
         thinking: let the model think before each answer; may be changed between turns.
+        on_full: what to do when the conversation no longer fits into the context: "error" raises
+            ContextFullError; "drop_oldest" leaves out whole old turns, never the system message, until a
+            quarter of the context is free.
 
     Attributes:
         messages: OpenAI-shaped dicts, oldest first, media as values; may be edited between turns.
+        dropped: messages that were left out, oldest first. The reply that first went without them says so
+            in its warnings.
+        image_tokens: budget that the last turn was given.
+
+    Raises:
+        ToolError: a tool cannot be declared.
+        OptionError: on_full is unknown.
     """
 
     def __init__(
@@ -39,11 +53,17 @@ class Chat:
         system: str | None = None,
         tools: Sequence[ToolLike] | None = None,
         thinking: bool = False,
+        on_full: OnFull = "error",
     ) -> None:
         as_tools(tools)
+        if on_full not in ON_FULL:
+            raise OptionError(f"on_full is {on_full!r}; expected one of {', '.join(ON_FULL)}.")
         self.messages: list[Message] = []
+        self.dropped: list[Message] = []
         self.tools = tools
         self.thinking = thinking
+        self.on_full: OnFull = on_full
+        self.image_tokens: ImageTokens | None = None
         self._session = session
         if system is not None:
             self.messages.append({"role": "system", "content": system})
@@ -87,15 +107,27 @@ class Chat:
         A stream that is closed early leaves what was said so far in `messages`.
         """
         new = self._new_messages(parts)
-        generation = self._session.generate(
-            [*self.messages, *new],
-            tools=self.tools,
-            thinking=self.thinking,
-            image_tokens=image_tokens,
-            sampling=with_overrides(sampling or self._session.sampling, overrides),
-        )
-        generation.owner = self
-        return self._run(new, generation)
+        options = with_overrides(sampling or self._session.sampling, overrides)
+
+        def attempt(messages: Sequence[Message]) -> tuple[int, Generation]:
+            generation = self._session.generate(
+                messages,
+                tools=self.tools,
+                thinking=self.thinking,
+                image_tokens=image_tokens,
+                sampling=options,
+            )
+            return generation.n_prompt_tokens, generation
+
+        left_out: list[Message] = []
+        messages = [*self.messages, *new]
+        if self.on_full == "error":
+            generation = attempt(messages)[1]
+        else:
+            n_ctx = self._session.options.n_ctx
+            generation, left_out = drop_oldest(messages, attempt, n_ctx=n_ctx, max_tokens=options.max_tokens)
+        generation.owner, self.image_tokens = self, image_tokens
+        return self._run(new, generation, left_out)
 
     def run(
         self,
@@ -139,9 +171,26 @@ class Chat:
 
     def fork(self) -> Chat:
         """A second conversation that starts with the messages of this one."""
-        other = Chat(self._session, tools=self.tools, thinking=self.thinking)
-        other.messages = list(self.messages)
+        other = Chat(self._session, tools=self.tools, thinking=self.thinking, on_full=self.on_full)
+        other.messages, other.dropped = list(self.messages), list(self.dropped)
         return other
+
+    def save(self, path: str | Path) -> None:
+        """Writes the conversation to a file, for `Session.load_chat`.
+
+        Messages, media (as encoded bytes) and what the cache holds of it, so that nothing needs to be decoded
+        again, as long as the session still holds it: with n_seq=1, until another conversation went on.
+
+        Args:
+            path: written whole or not at all; what is there is replaced.
+
+        Raises:
+            MediaError: a picture, sound or clip is no longer there.
+            MessageError: a message was edited into something that is none.
+            OutputError: the file cannot be written.
+            EngineError: a reply of this chat is still being streamed.
+        """
+        save_chat(self, path)
 
     def _new_messages(self, parts: Sequence[Part]) -> list[Message]:
         if parts:
@@ -150,15 +199,28 @@ class Chat:
             raise MessageError("There is nothing to say: give at least one text, picture or sound.")
         return []
 
-    def _run(self, new: list[Message], generation: Generation) -> Generator[Chunk, None, None]:
+    def _run(
+        self, new: list[Message], generation: Generation, left_out: list[Message]
+    ) -> Generator[Chunk, None, None]:
         try:
             with closing(generation.stream()) as chunks:
                 yield from (chunk for chunk in chunks if chunk.kind != "end")
         except (GeneratorExit, KeyboardInterrupt):
-            self.messages += [*new, as_message(generation.reply)]
+            self._remember(new, generation.reply, left_out)
             raise
-        self.messages += [*new, as_message(generation.reply)]
-        yield Chunk("end", reply=generation.reply)
+        reply = generation.reply
+        if left_out:
+            n_turns = len(turn_starts(left_out))
+            said = f"The context is full. Turns left out of the conversation, oldest first: {n_turns}."
+            reply = replace(reply, warnings=(*reply.warnings, said))
+        self._remember(new, reply, left_out)
+        yield Chunk("end", reply=reply)
+
+    def _remember(self, new: list[Message], reply: Reply, left_out: list[Message]) -> None:
+        gone = {id(message) for message in left_out}
+        self.messages[:] = [message for message in self.messages if id(message) not in gone]
+        self.messages += [*new, as_message(reply)]
+        self.dropped += left_out
 
 
 def as_message(reply: Reply) -> Message:

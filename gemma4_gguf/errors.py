@@ -62,6 +62,10 @@ class MessageError(Gemma4Error):
     """A message has an unknown role, a malformed part, or media that this model cannot take."""
 
 
+class SavedChatError(MessageError):
+    """A saved conversation is damaged, of another version of the format, or of another model."""
+
+
 class ContextFullError(Gemma4Error):
     """The prompt needs more tokens than the context holds.
 

@@ -69,6 +69,11 @@ class Generation:
         self._usage = Usage(prompt_tokens=prompt.n_tokens)
         self._n_drawn = 0
 
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Tokens of the prompt, soft tokens of media included."""
+        return self._prompt.n_tokens
+
     def stream(self) -> Generator[Chunk, None, None]:
         """Yields the chunks of the reply, the last one of kind "end"."""
         finish: FinishReason = "cancelled"

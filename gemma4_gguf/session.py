@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gemma4_gguf.chat import Chat
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.checks import ModelFacts, check_model
 from gemma4_gguf.engine.context import Context
@@ -31,13 +30,14 @@ from gemma4_gguf.requests import Message, check_messages, user_message
 from gemma4_gguf.seeing import Seeing
 from gemma4_gguf.settings import session_options, with_overrides
 from gemma4_gguf.spans import MediaEncoder
+from gemma4_gguf.talking import Talking
 from gemma4_gguf.templates import Renderer, load, words_before_calls
 from gemma4_gguf.tools import ToolLike, declarations
 
 Tools = Sequence[ToolLike] | None
 
 
-class Session(Seeing, Hearing):
+class Session(Talking, Seeing, Hearing):
     """A loaded model that answers about text, pictures and sounds.
 
     Close it when done, best as a context manager. Any thread may call it; replies of one session take turns
@@ -217,16 +217,6 @@ class Session(Seeing, Hearing):
                 sampling=self._sampling(sampling, overrides),
             ).stream()
         )
-
-    def chat(
-        self,
-        *,
-        system: str | None = None,
-        tools: Tools = None,
-        thinking: bool = False,
-    ) -> Chat:
-        """Starts a conversation that remembers."""
-        return Chat(self, system=system, tools=tools, thinking=thinking)
 
     def generate(
         self,

@@ -137,6 +137,29 @@ class SequencePool:
                 self._free.append(state)
                 self._changed.notify()
 
+    @contextmanager
+    def lend_own(self, owner: object) -> Iterator[SequenceState | None]:
+        """Lends the sequence that somebody used last; None if another one has it by now.
+
+        Raises:
+            EngineError: it is in mid-reply.
+        """
+        with self._changed:
+            states = [s for s in self.states if s.owner is not None and s.owner() is owner]
+            if any(state not in self._free for state in states):
+                raise EngineError("This conversation is in mid-reply. Finish or close the stream first.")
+            if states:
+                self._free.remove(states[0])
+                self._holders.append(threading.get_ident())
+        try:
+            yield states[0] if states else None
+        finally:
+            if states:
+                with self._changed:
+                    self._holders.remove(threading.get_ident())
+                    self._free.append(states[0])
+                    self._changed.notify()
+
     def _choose(self, items: Sequence[Item], owner: object | None) -> SequenceState:
         """One's own; else an empty one rather than what another needs or much is thrown away of."""
         for state in self._free:

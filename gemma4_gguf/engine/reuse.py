@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, common_items, n_positions
 from gemma4_gguf.engine.snapshots import (
+    WHOLE,
     WINDOW,
     Snapshot,
     SnapshotBudget,
@@ -22,6 +25,7 @@ from gemma4_gguf.engine.snapshots import (
     state_bytes,
     write_state,
 )
+from gemma4_gguf.errors import EngineError
 
 WORTH_A_SNAPSHOT = 32  # positions since the one before
 WORTH_A_DECODE = 128  # the same, where taking it cuts a few tokens off the end of the prompt
@@ -166,6 +170,37 @@ class Reuse:
 
     def _restore(self, state: SequenceState, snapshot: Snapshot) -> bool:
         return write_state(self._lib, self._handle, state.number, snapshot.data, WINDOW)
+
+    # Whole sequences
+
+    def read(self, state: SequenceState) -> np.ndarray:
+        """The whole state of a sequence, uint8 [n_bytes].
+
+        Raises:
+            EngineError: llama.cpp cannot write it.
+        """
+        data = read_state(self._lib, self._handle, state.number, WHOLE)
+        if data is None:
+            raise EngineError("llama.cpp cannot write the state of this conversation.")
+        return data
+
+    def write(self, state: SequenceState, items: Sequence[Item], data: np.ndarray) -> bool:
+        """Puts a whole state into a sequence; False, and the sequence is empty, if it does not fit.
+
+        Args:
+            state: a lent sequence.
+            items: that the state is of.
+            data: uint8 [n_bytes], from `read` under the same model and options.
+        """
+        self.clear(state)
+        state.dirty = True
+        done = write_state(self._lib, self._handle, state.number, data, WHOLE)
+        if done and self._reaches(state, n_positions(items)):
+            state.append(items)
+            state.dirty = False
+            return True
+        self.clear(state)
+        return False
 
     # While a prompt is decoded
 
