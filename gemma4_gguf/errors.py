@@ -1,6 +1,6 @@
 """Every exception of the library, under one base.
 
-A message says what was found, what was expected and what to do next. The fields carry the same facts for programs.
+A message says what was found, what was expected and what to do next; fields carry the same for programs.
 """
 
 from __future__ import annotations

@@ -60,14 +60,15 @@ def numbers(draw, kind):
     for side, bound in sides.items():
         if bound is not None:
             schema[draw(st.sampled_from([f"{side}imum", f"exclusive{side.title()}imum"]))] = bound
-    inside = lambda v: (
-        not (  # noqa: E731
-            ("minimum" in schema and v < low)
-            or ("exclusiveMinimum" in schema and v <= low)
-            or ("maximum" in schema and v > high)
-            or ("exclusiveMaximum" in schema and v >= high)
+
+    def inside(value):
+        return not (
+            ("minimum" in schema and value < low)
+            or ("exclusiveMinimum" in schema and value <= low)
+            or ("maximum" in schema and value > high)
+            or ("exclusiveMaximum" in schema and value >= high)
         )
-    )
+
     if kind == "integer":
         first = low if low is not None else (high or 0) - 10**9
         last = high if high is not None else first + 2 * 10**9

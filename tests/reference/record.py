@@ -189,7 +189,7 @@ def token_cases(directory: Path) -> list[dict[str, Any]]:
 
 
 def video_cases(directory: Path) -> list[dict[str, Any]]:
-    """The frames taken of every listed clip, and the ids of a whole prompt with it; -n stands for n soft tokens.
+    """The frames taken of every listed clip, and the ids of a prompt with it; -n stands for n soft tokens.
 
     The video processor needs torchvision for its pixels alone; what it counts and writes does not.
     """
