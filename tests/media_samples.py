@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import wave
+
 import numpy as np
 
 SAMPLE_RATE_HZ = 16_000
@@ -30,3 +33,24 @@ def sweep(milliseconds: int) -> np.ndarray:
     tone = 0.45 * np.sin(2 * np.pi * (150 * t + 250 * t * t)) + 0.15 * np.sin(2 * np.pi * 997 * t)
     wave = tone * (0.6 + 0.4 * np.sin(2 * np.pi * 2.5 * t))
     return (np.round(wave * 32767) / 32768).astype(np.float32)
+
+
+def speech(*seconds: float, pause_s: float = 0.4) -> np.ndarray:
+    """Noise of these lengths with pauses between; each pause has a different faint hum."""
+    rng = np.random.default_rng(len(seconds))
+    parts = []
+    for length in seconds:
+        parts += [
+            rng.normal(0, 0.1, int(length * SAMPLE_RATE_HZ)),
+            rng.normal(0, 1e-3, int(pause_s * SAMPLE_RATE_HZ)),
+        ]
+    return np.concatenate(parts[:-1]).astype(np.float32)
+
+
+def wav(samples: np.ndarray, rate: int = SAMPLE_RATE_HZ) -> bytes:
+    """The content of a WAV file of 16 bits."""
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as sound:
+        sound.setparams((1, 2, rate, 0, "NONE", ""))
+        sound.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return stream.getvalue()

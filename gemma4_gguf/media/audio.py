@@ -113,15 +113,15 @@ def load_pieces(
         MediaError: as for `load_audio`, but for the length; a fault is found when it is reached.
     """
     name = name_of(source, "sound")
-    n, peak = 0, 0.0
+    heard = False
     for piece in _cut(_blocks(source, sample_rate_hz, name), _checked_length(max_s)):
-        n += len(piece.samples)
-        if len(piece.samples) >= MIN_SAMPLES and not is_silent(piece.samples):
+        # Only a whole sound can be shorter than that.
+        if len(piece.samples) < MIN_SAMPLES or not is_silent(piece.samples):
             _checked_sound(piece.samples, name)
-            peak = 1.0
+            heard = True
         yield piece
-    if not peak:
-        _checked_sound(np.zeros(min(n, MIN_SAMPLES), np.float32), name)
+    if not heard:
+        _checked_sound(np.zeros(MIN_SAMPLES, np.float32), name)
 
 
 def is_silent(samples: np.ndarray) -> bool:
