@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from gemma4_gguf import Session
+from gemma4_gguf.convert.reader import open_gguf
 from gemma4_gguf.engine import pages, pages_macos
 from gemma4_gguf.engine.pages import ROWS_KEPT, FilePages, Mapping, read_only_mappings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1 << 20
+PAGE = mmap.PAGESIZE
 N_BYTES = 16 * MIB
 ROWS = slice(4 * MIB, 12 * MIB)  # marked for random access
 
@@ -54,11 +56,21 @@ def resident(path: Path) -> dict[bool, int]:
     return found
 
 
+def n_mapped(path: Path, start: int, stop: int) -> int:
+    """Pages of bytes [start, stop) of a file, mapped in one piece, that are in this process's memory."""
+    (mapping,) = read_only_mappings(path)
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as entries:
+        entries.seek((mapping.start + start) // PAGE * 8)
+        data = entries.read((stop - start) // PAGE * 8)
+    return sum(entry >> 63 for (entry,) in struct.iter_unpack("<Q", data))
+
+
 @linux
 def test_mappings_are_found(file: Path, mapped: mmap.mmap) -> None:
     found = read_only_mappings(file)
     assert [m.stop - m.start for m in found] == [4 * MIB, 8 * MIB, 4 * MIB]
     assert [m.random for m in found] == [False, True, False]
+    assert [m.offset for m in found] == [0, 4 * MIB, 12 * MIB]
     assert found[0].stop == found[1].start and found[1].stop == found[2].start
     assert ctypes.string_at(found[1].start, 8) == mapped[ROWS.start : ROWS.start + 8]
 
@@ -71,11 +83,11 @@ def test_mappings_that_can_be_written_are_left_alone(file: Path) -> None:
 
 
 @linux
-def test_all_pages_are_released_and_come_back(file: Path, mapped: mmap.mmap) -> None:
+def test_without_tensors_all_pages_go_and_come_back(file: Path, mapped: mmap.mmap) -> None:
     touch(mapped)
     before = resident(file)
     assert before == {False: 8 * MIB, True: 8 * MIB}
-    FilePages(file).release_all()
+    FilePages(file).after_load()
     assert resident(file) == {False: 0, True: 0}
     assert mapped[:] == file.read_bytes()
 
@@ -85,15 +97,36 @@ def test_rows_are_released_after_some_tokens(file: Path, mapped: mmap.mmap) -> N
     held = FilePages(file)
     touch(mapped)
     for _ in range(ROWS_KEPT - 1):
-        held.release_rows(1)
+        held.after_decode(1)
     assert resident(file)[True] == 8 * MIB
-    held.release_rows(1)
+    held.after_decode(1)
     assert resident(file) == {False: 8 * MIB, True: 0}
     touch(mapped)
-    held.release_rows(ROWS_KEPT - 1)
+    held.after_decode(ROWS_KEPT - 1)
     assert resident(file)[True] == 8 * MIB
-    held.release_rows(128)
+    held.after_decode(128)
     assert resident(file)[True] == 0
+
+
+@linux
+def test_what_was_read_goes_and_the_rest_is_there(file: Path, mapped: mmap.mmap) -> None:
+    """A tensor that loading has read was copied. Its first and last page may belong to others too."""
+    mapped.madvise(mmap.MADV_NORMAL)
+    mapped.madvise(mmap.MADV_NOHUGEPAGE)
+    needed, copied, small, late = (
+        (0, 3 * MIB),
+        (3 * MIB, 8 * MIB + 100),
+        (11 * MIB + 100, 200),
+        (14 * MIB, MIB),
+    )
+    FilePages(file).after_load()
+    assert len(mapped[3 * MIB : 12 * MIB])
+    FilePages(file, [needed, copied, small, late]).after_load()
+    assert n_mapped(file, 0, 3 * MIB) == 3 * MIB // PAGE
+    assert n_mapped(file, 3 * MIB, 11 * MIB) == 0
+    assert n_mapped(file, 11 * MIB, 11 * MIB + PAGE) == 1
+    assert n_mapped(file, 14 * MIB, 15 * MIB) == MIB // PAGE
+    assert mapped[:] == file.read_bytes()
 
 
 @linux
@@ -102,17 +135,17 @@ def test_a_file_without_rows_is_never_released_again(
 ) -> None:
     mapped.madvise(mmap.MADV_NORMAL)
     held = FilePages(file)
-    monkeypatch.setattr(pages, "_release", lambda mappings: pytest.fail("released"))
-    held.release_rows(10 * ROWS_KEPT)
-    assert held._mappings
+    monkeypatch.setattr(pages, "_madvise", lambda: pytest.fail("released"))
+    held.after_decode(10 * ROWS_KEPT)
+    assert held._matrices and not held._rows
 
 
 def test_no_file_means_no_mappings(tmp_path: Path) -> None:
     assert read_only_mappings(tmp_path / "absent") == []
     held = FilePages(None)
-    held.release_all()
-    held.release_rows(1000)
-    assert held._mappings == ()
+    held.after_load()
+    held.after_decode(1000)
+    assert held._matrices == held._rows == ()
 
 
 @pytest.mark.parametrize("platform", ["win32", "freebsd14"])
@@ -120,7 +153,7 @@ def test_other_systems_keep_their_pages(file: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(pages, "_madvise", lambda: pytest.fail("there is no madvise"))
     assert read_only_mappings(file) == []
-    FilePages(file).release_all()
+    FilePages(file).after_load()
 
 
 def test_a_file_numbered_differently_is_found_by_name(file: Path) -> None:
@@ -135,7 +168,9 @@ def test_a_file_numbered_differently_is_found_by_name(file: Path) -> None:
         "7f0000004000-7f0000005000 r--s 00000000 00:2f 78                         /lib/other.so\n",
         "VmFlags: rd mr\n",
     ]
-    assert list(pages._parse_smaps(lines, file)) == [Mapping(0x7F0000000000, 0x7F0000002000, random=True)]
+    assert list(pages._parse_smaps(lines, file)) == [
+        Mapping(0x7F0000000000, 0x7F0000002000, 4096, random=True)
+    ]
 
 
 def test_a_region_of_macos_is_read() -> None:
@@ -151,13 +186,19 @@ def test_a_region_of_macos_is_read() -> None:
 
 
 @linux
-def test_a_session_holds_less_of_its_file(converted: Callable[..., dict[str, Path]]) -> None:
+def test_a_session_leaves_the_table_in_the_file(converted: Callable[..., dict[str, Path]]) -> None:
     path = converted("e2b")["model"]
-    sizes = {}
-    for release in (False, True):
-        with Session(path, projector=None, device="cpu", n_ctx=256, release_pages=release):
-            sizes[release] = sum(resident(path).values())
-    assert sizes[True] < sizes[False] // 4
+    tensors = open_gguf(path).tensors
+    table, n_bytes = tensors["per_layer_token_embd.weight"], sum(info.n_bytes for info in tensors.values())
+    with Session(path, projector=None, device="cpu", n_ctx=256, release_pages=False):
+        assert resident(path)[True] == 0
+        assert resident(path)[False] >= n_bytes
+    with Session(path, projector=None, device="cpu", n_ctx=256) as session:
+        assert resident(path)[True] == 0
+        assert 0 < resident(path)[False] < n_bytes
+        session.ask("Hello", max_tokens=ROWS_KEPT, temperature=0)
+        (rows,) = session._model.pages._rows
+        assert table.n_bytes <= rows.stop - rows.start <= table.n_bytes + 2 * PAGE
 
 
 @pytest.mark.parametrize("member", ["e2b", "31b"])
@@ -180,5 +221,5 @@ def test_a_closed_session_releases_nothing(
     model = session._model
     session.close()
     monkeypatch.setattr(pages, "_madvise", lambda: pytest.fail("released"))
-    model.pages.release_all()
-    model.pages.release_rows(10 * ROWS_KEPT)
+    model.pages.after_load()
+    model.pages.after_decode(10 * ROWS_KEPT)

@@ -66,6 +66,7 @@ class ModelFacts:
         special_tokens: text to id of the control tokens and of those the file shows on purpose.
         banned_tokens: ids never to draw: reserved ones, those of media, those the file suppresses.
         n_bytes: size of the file.
+        tensor_spans: offset and size of each tensor in it, in bytes.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class ModelFacts:
     special_tokens: Mapping[str, int]
     banned_tokens: tuple[int, ...]
     n_bytes: int
+    tensor_spans: tuple[tuple[int, int], ...]
 
     @property
     def family_size(self) -> Literal["small", "large"]:
@@ -135,6 +137,7 @@ def check_model(path: str | Path) -> ModelFacts:
         special_tokens=_special_tokens(metadata),
         banned_tokens=_banned_tokens(metadata, n_vocab),
         n_bytes=file.n_bytes,
+        tensor_spans=tuple((info.offset, info.n_bytes) for info in file.tensors.values()),
     )
 
 

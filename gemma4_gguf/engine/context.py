@@ -203,7 +203,7 @@ class Context:
         code = self._lib.llama_decode(self.handle, self._single.set_one(token, state.n_past, state.number))
         if code:
             raise _failed(code)
-        self.model.pages.release_rows(1)
+        self.model.pages.after_decode(1)
         state.items.append(token)
         state.n_past += 1
         state.dirty = False
@@ -270,7 +270,7 @@ class Context:
             code = self._lib.llama_decode(self.handle, batch)
         else:
             code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
-        self.model.pages.release_rows(batch.n_tokens)
+        self.model.pages.after_decode(batch.n_tokens)
         if code:
             raise _failed(code)
 

@@ -60,8 +60,8 @@ class Model:
         self.handle: Any = handle
         self.on_gpu = off_cpu and params.n_gpu_layers != 0
         self._finalizer = weakref.finalize(self, lib.llama_model_free, handle)
-        self.pages = FilePages(facts.path if release_pages and not off_cpu else None)
-        self.pages.release_all()
+        self.pages = FilePages(facts.path if release_pages and not off_cpu else None, facts.tensor_spans)
+        self.pages.after_load()
         self._lib = lib
         self._vocab = lib.llama_model_get_vocab(handle)
         self._pieces: dict[int, bytes] = {}

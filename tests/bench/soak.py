@@ -106,7 +106,7 @@ def requests_of(session: Session) -> dict[str, Callable[[int], None]]:
 
     def picture(i: int) -> None:
         draw = np.random.default_rng(i)
-        size = draw.integers(40, 400, 2)
+        size = draw.integers(120, 360, 2)  # no side too long for the smallest projector
         pixels = draw.integers(0, 256, (*size, 3), np.uint8)
         session.ask(Image(pixels, IMAGE_TOKEN_BUDGETS[i % 2]), words(i), max_tokens=MAX_TOKENS, seed=i)
 
