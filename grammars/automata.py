@@ -28,6 +28,7 @@ from gemma4_gguf.grammars.ir import (
 
 MAX_STATES = 3000
 _MAX_NFA = 20_000
+_MAX_WEIGHT = 2000
 
 
 class TooLarge(Exception):
@@ -86,36 +87,92 @@ def build(
 
 
 def to_node(automaton: Automaton, grammar: Grammar, wish: str) -> Node:
-    """An automaton as rules. Accepts at least one string."""
-    n = len(automaton.arrows)
-    grouped: list[dict[int, list[tuple[int, int]]]] = []
-    uses = [0] * n
+    """An automaton as nodes without recursion: a regular expression. Accepts at least one string.
+
+    States are taken out one by one; what led through them becomes a way around. States that are still entered
+    from several others become rules, so that nothing is written twice.
+
+    Raises:
+        TooLarge: the expression would be too long.
+    """
+    ways: list[dict[int, Node]] = []
     for row in automaton.arrows:
         by_target: dict[int, list[tuple[int, int]]] = {}
         for atom, target in row.items():
             by_target.setdefault(target, []).append(automaton.atoms[atom])
-        grouped.append(by_target)
-        for target in by_target:
-            uses[target] += 1
-    uses[0] += 1
-    inline = [uses[state] == 1 and state not in grouped[state] for state in range(n)]
-    names = {state: grammar.name_for(wish) for state in range(n) if not inline[state]}
+        ways.append({target: char_set(ranges) for target, ranges in by_target.items()})
+    ends: list[Node | None] = [EMPTY if state in automaton.accepting else None for state in range(len(ways))]
+    while cycle := _cycle(ways):
+        _take_out(ways, ends, min(cycle, key=lambda state: _cost(ways, state)))
+    made: dict[int, Node] = {}
+    uses = [sum(target in row for row in ways) for target in range(len(ways))]
 
     def body(state: int) -> Node:
-        ways: list[Node] = []
-        for target, ranges in grouped[state].items():
-            rest = body(target) if inline[target] else Ref(names[target])
-            if rest == EMPTY:
-                ways.append(char_set(ranges))
-            else:
-                ways.append(seq(char_set(ranges), rest))
-        if state in automaton.accepting:
-            ways.append(EMPTY)
-        return either(*ways)
+        if state not in made:
+            found = [seq(way, body(target)) for target, way in ways[state].items() if target != state]
+            found += [end] if (end := ends[state]) is not None else []
+            node = either(*found)
+            if state in ways[state]:
+                node = seq(Repeat(ways[state][state], 0, None), node)
+            plain = node == EMPTY or isinstance(node, (Chars, Text, Ref))
+            made[state] = (
+                node if plain or uses[state] - (state in ways[state]) < 2 else grammar.add(wish, node)
+            )
+        return made[state]
 
-    for state, name in names.items():
-        grammar.rules[name] = body(state)
-    return body(0) if inline[0] else Ref(names[0])
+    return body(0)
+
+
+def _cycle(ways: list[dict[int, Node]]) -> list[int]:
+    """Returns: states of a cycle of more than one state, [] if there is none."""
+    colour = [0] * len(ways)
+    for start in range(len(ways)):
+        path: list[int] = []
+        stack = [(start, iter(ways[start]))] if not colour[start] else []
+        while stack:
+            state, targets = stack[-1]
+            if colour[state] == 0:
+                colour[state] = 1
+                path.append(state)
+            target = next(targets, None)
+            if target is None:
+                colour[state] = 2
+                path.pop()
+                stack.pop()
+            elif colour[target] == 1 and target != state:
+                return [s for s in path[path.index(target) :] if s] or [target]
+            elif colour[target] == 0:
+                stack.append((target, iter(ways[target])))
+    return []
+
+
+def _cost(ways: list[dict[int, Node]], state: int) -> int:
+    return len(ways[state]) * sum(state in row for row in ways)
+
+
+def _take_out(ways: list[dict[int, Node]], ends: list[Node | None], state: int) -> None:
+    """Lead every way through a state around it."""
+    loop = ways[state].pop(state, None)
+    again = EMPTY if loop is None else Repeat(loop, 0, None)
+    for row, before in enumerate(ways):
+        if row == state or state not in before:
+            continue
+        there = seq(before.pop(state), again)
+        for target, way in ways[state].items():
+            around = seq(there, way)
+            before[target] = either(before[target], around) if target in before else around
+            if _weight(before[target]) > _MAX_WEIGHT:
+                raise TooLarge
+        if (end := ends[state]) is not None:
+            last = seq(there, end)
+            ends[row] = last if ends[row] is None else either(ends[row] or EMPTY, last)
+    ways[state] = {}
+
+
+def _weight(node: Node) -> int:
+    if isinstance(node, (Seq, Either)):
+        return 1 + sum(map(_weight, node.items))
+    return 1 + _weight(node.item) if isinstance(node, Repeat) else 1
 
 
 def length_range(node: Node) -> tuple[int, int | None]:

@@ -14,6 +14,7 @@ from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.expand import expand, fits, parts, resolve
 from gemma4_gguf.grammars.ir import (
     EMPTY,
+    Chars,
     Either,
     Grammar,
     Node,
@@ -49,7 +50,8 @@ class Compiler:
 
     def __init__(self, root: Any, notation: Notation) -> None:
         self.root, self.notation = root, notation
-        self.grammar = Grammar({name: rule for name, rule in notation.base.rules.items() if name != "root"})
+        rules = {name: rule for name, rule in notation.base.rules.items() if name != "root"}
+        self.grammar = Grammar(rules, set(notation.lexemes))
         self._rules: dict[tuple[str, ...], str] = {}
         self._active: dict[tuple[str, ...], str | None] = {}
 
@@ -139,11 +141,13 @@ class Compiler:
             return Ref("value")
         ways: list[Node | None] = []
         if "number" in flat.types:
-            ways.append(Ref("number") if flat.bounds == Bounds() else real_numbers(flat.bounds))
+            free = flat.bounds == Bounds()
+            ways.append(Ref("number") if free else self._range(real_numbers(flat.bounds), wish))
         elif "integer" in flat.types:
-            ways.append(self._integer() if flat.bounds == Bounds() else whole_numbers(flat.bounds))
+            free = flat.bounds == Bounds()
+            ways.append(self._integer() if free else self._range(whole_numbers(flat.bounds), wish))
         if "string" in flat.types:
-            ways.append(self.string(flat))
+            ways.append(self.string(flat, wish))
         if "object" in flat.types:
             ways.append(self._object(flat.members, flat.pointer, wish))
         if "array" in flat.types:
@@ -152,9 +156,17 @@ class Compiler:
         found = [way for way in ways if way is not None]
         return either(*found) if found else None
 
+    def _range(self, node: Node | None, wish: str) -> Node | None:
+        return (
+            node
+            if node is None or isinstance(node, (Text, Chars))
+            else self.grammar.add(wish, node, lexeme=True)
+        )
+
     def _integer(self) -> Node:
         if "integer" not in self.grammar.rules:
             self.grammar.rules["integer"] = whole_numbers(Bounds()) or EMPTY
+            self.grammar.lexemes.add("integer")
         return Ref("integer")
 
     def _values(self, flat: Flat, values: tuple[Any, ...]) -> Node | None:
@@ -167,12 +179,14 @@ class Compiler:
                 ways.append(literal(self.notation, value, flat.pointer))
         return either(*ways) if ways else None
 
-    def string(self, flat: Flat) -> Node | None:
+    def string(self, flat: Flat, wish: str) -> Node | None:
         """A text, quotes included."""
         if not flat.patterns and not flat.least_length and flat.most_length is None:
             return Ref(self.notation.free_text)
         body = text_body(flat, self.notation, self.grammar)
-        return None if body is None else seq(self.notation.quote, body, self.notation.quote)
+        if body is None:
+            return None
+        return self.grammar.add(wish, seq(self.notation.quote, body, self.notation.quote), lexeme=True)
 
     # Arrays
 
@@ -213,7 +227,7 @@ class Compiler:
                 seq(comma, rest), max(low - 1, 0), None if high is None else high - 1, "more"
             )
             return seq(rest, more)
-        tail = EMPTY
+        tail: Node = EMPTY
         if rest is not None and high != 0:
             tail = self.grammar.repeat(seq(comma, rest), low, high, "more")
         for i in range(fixed - 1, 0, -1):

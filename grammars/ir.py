@@ -126,9 +126,16 @@ def common(a: Chars, b: Chars) -> Chars:
 
 @dataclass
 class Grammar:
-    """Named rules; the one called root is the whole."""
+    """Named rules; the one called root is the whole.
+
+    Args:
+        rules: in order.
+        lexemes: rules of a notation's smallest pieces (texts, numbers, names); between them stands only
+            punctuation. Empty if that is not known.
+    """
 
     rules: dict[str, Node] = field(default_factory=dict)
+    lexemes: set[str] = field(default_factory=set)
 
     def name_for(self, wish: str) -> str:
         """Returns: a rule name like the wish that is still free, and reserves it."""
@@ -141,12 +148,14 @@ class Grammar:
         self.rules[name] = EMPTY
         return name
 
-    def add(self, wish: str, node: Node) -> Ref:
+    def add(self, wish: str, node: Node, *, lexeme: bool = False) -> Ref:
         """A new rule, unless the node is a reference already."""
         if isinstance(node, Ref):
             return node
         name = self.name_for(wish)
         self.rules[name] = node
+        if lexeme:
+            self.lexemes.add(name)
         return Ref(name)
 
     def repeat(self, item: Node, least: int, most: int | None, wish: str = "part") -> Node:

@@ -105,7 +105,7 @@ def _pair(
         key = None if body is None else seq(notation.key_quote, body, notation.key_quote)
     if key is None or value is None:
         return None
-    return seq(grammar.add(f"{wish}-name", key), Text(":"), notation.space, value)
+    return seq(grammar.add(f"{wish}-name", key, lexeme=True), Text(":"), notation.space, value)
 
 
 class _Chain:

@@ -42,6 +42,7 @@ class Notation(Protocol):
         barred: nodes that no text may match (what would end it too early).
         key_quote: stands before and after the name of a member.
         key_patterns: (pattern, "") that names which are not given must match.
+        lexemes: rules of `base` that are the smallest pieces of the notation.
     """
 
     base: Grammar
@@ -51,6 +52,7 @@ class Notation(Protocol):
     barred: tuple[Node, ...]
     key_quote: Node
     key_patterns: tuple[tuple[str, str], ...]
+    lexemes: frozenset[str]
 
     def char(self, of: Chars) -> Node:
         """One character of a set, as it is written inside a text."""
@@ -80,6 +82,7 @@ class Json:
     barred: tuple[Node, ...] = ()
     key_quote: Node = quote
     key_patterns: tuple[tuple[str, str], ...] = ()
+    lexemes = frozenset({"string", "number", "boolean", "null", "ws"})
 
     def __init__(self) -> None:
         self.base = parse_gbnf(load("json"))
@@ -170,6 +173,7 @@ class Native:
     barred: tuple[Node, ...] = (seq(ANYTHING, Text('<|"|>'), ANYTHING),)
     key_quote: Node = EMPTY
     key_patterns: tuple[tuple[str, str], ...] = ((r"^[A-Za-z0-9_@$][A-Za-z0-9_@$./-]*$", ""),)
+    lexemes = frozenset({"text", "key", "number", "boolean", "null"})
 
     def __init__(self) -> None:
         self.base = parse_gbnf(load("tool_call"))

@@ -16,7 +16,7 @@ DIGIT = Chars(((0x30, 0x39),))
 _NONZERO = Chars(((0x31, 0x39),))
 _DIGITS = Repeat(DIGIT, 0, None)
 _NEVER = Either(())
-_MINUS = Text("-")
+_MINUS: Node = Text("-")
 # Python prints reals scientifically below 1e-4 and from 1e16 on.
 _SMALL, _LARGE = -5, 16
 # Doubles go from 5e-324, with less read as zero, to 1.7976931348623157e308.
@@ -109,6 +109,8 @@ def _signed(node: Node | None) -> Node | None:
 
 def _whole(bound: Decimal, is_open: bool, sign: int) -> int:
     """Returns: the first integer inside a bound, coming from outside."""
+    if int(bound.as_tuple().exponent) > 0:  # written as a double, such as 1e300, which is not 10 to the 300
+        bound = Decimal(float(bound))
     inside = int(bound.to_integral_value(rounding="ROUND_CEILING" if sign > 0 else "ROUND_FLOOR"))
     return inside + sign if is_open and inside == bound else inside
 
@@ -178,7 +180,7 @@ def _decimal(bounds: Bounds) -> Node | None:
     if ground == top:
         tail = _fraction(low_rest, high_rest, bounds.open_low, bounds.open_high)
         return None if tail == _NEVER else seq(Text(str(ground)), tail)
-    ways = [(Text(str(ground)), _fraction(low_rest, None, bounds.open_low, False))]
+    ways: list[tuple[Node, Node]] = [(Text(str(ground)), _fraction(low_rest, None, bounds.open_low, False))]
     between = _natural(ground + 1, top - 1)
     if between is not None:
         ways.append((between, _fraction("", None, False, False)))
@@ -212,6 +214,12 @@ def _digits_between(low: str | None, high: str | None, open_low: bool, open_high
         return (Repeat(Text("0"), 1, None), True) if fits else (_NEVER, False)
     if low == "" and high is None:  # anything but zeros
         return seq(Repeat(Text("0"), 0, None), _NONZERO, _DIGITS), False
+    zeros = 0 if low is None or high is not None else len(low) - len(low.lstrip("0"))
+    if low and zeros > 1:  # one step instead of one for each zero
+        digits, empty = _digits_between(low[zeros:], None, open_low, False)
+        larger = seq(Repeat(Text("0"), 0, zeros - 1), _NONZERO, _DIGITS)
+        after = seq(Repeat(Text("0"), zeros, zeros), optional(digits) if empty else digits)
+        return either(larger, after), False
     a = int(low[0]) if low else 0
     b = int(high[0]) if high else 9
     below = low is not None
@@ -286,7 +294,7 @@ def _exponents(bounds: Bounds, first: int | None, last: int) -> list[Node | None
 
 _MANTISSA = seq(_NONZERO, optional(seq(Text("."), Repeat(DIGIT, 1, None))))
 _E = Chars(((0x45, 0x45), (0x65, 0x65)))
-_PLUS = optional(Text("+"))
+_PLUS: Node = optional(Text("+"))
 _ZERO = optional(Text("0"))
 _TENTHS = either(seq(_digit(0, 6), _DIGITS), Text("7976931348623157"))
 _HUGE = seq(Text("1"), optional(seq(Text("."), _TENTHS)), _E, _PLUS, Text("308"))

@@ -1,0 +1,233 @@
+"""A `Grammar` as Lark text for llguidance.
+
+llguidance cuts a text into lexemes, each as long as it goes, and follows the lexemes with a parser. So what
+needs no recursion becomes one lexeme, a regular expression, as large as possible; the rest becomes rules.
+Where taking the longest would be wrong (see `boundaries`), every character is a lexeme: exact, and slower.
+
+Markers such as <|tool_call> stand for their own tokens instead of for their characters.
+Reference: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+from gemma4_gguf.grammars.boundaries import Lexemes
+from gemma4_gguf.grammars.ir import (
+    MAX_CODE,
+    Chars,
+    Either,
+    Grammar,
+    Node,
+    Ref,
+    Repeat,
+    Seq,
+    Text,
+    complement,
+    either,
+    references,
+    seq,
+)
+
+_MAX_SIZE = 20_000
+# What a text of punctuation and literals is cut into.
+_CHARACTER = re.compile(r"(?s).")
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"]+|"')
+_ALL = re.compile(r"(?s).+")
+
+
+def to_lark(grammar: Grammar, markers: Collection[str] = ()) -> str:
+    """Write a grammar for llguidance.
+
+    Args:
+        grammar: with a rule called root.
+        markers: texts that are one special token each; where a text of the grammar holds one, that token is
+            meant.
+
+    Returns: Lark text, its rule called start.
+    """
+    cut = _Cut(grammar, markers)
+    rules = cut.rules()
+    if cut.recursive:
+        if grammar.lexemes:
+            cut = _Cut(grammar, markers, pieces=grammar.lexemes)
+            rules = cut.rules()
+        elif not Lexemes(cut.lexemes, cut.terminals, rules).are_clear():
+            cut = _Cut(grammar, markers, single=True)
+            rules = cut.rules()
+    lines = ["%llguidance {}\n"]
+    lines += [f"{name}: {cut.show(node)}\n" for name, node in rules.items()]
+    lines += [f"{name}: {cut.show(node)}\n" for name, node in cut.terminals.items()]
+    return "".join(lines)
+
+
+class _Cut:
+    """Rules over lexemes, and the lexemes.
+
+    Args:
+        pieces: rules that are lexemes; otherwise lexemes are as large as recursion allows.
+        single: every character is a lexeme.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        markers: Collection[str],
+        *,
+        pieces: Collection[str] = (),
+        single: bool = False,
+    ) -> None:
+        self.source, self.pieces, self.single = grammar.rules, pieces, single
+        longest_first = sorted(markers, key=len, reverse=True)
+        self.markers = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.sizes: dict[str, int] = {}
+        self.recursive = self.size(Ref("root"), ()) > _MAX_SIZE
+        self.names: dict[str, str] = {"root": "start"}  # source rule → rule
+        self.inner: dict[str, str] = {}  # source rule → terminal
+        self.lexemes: dict[str, Node] = {}
+        self.terminals: dict[str, Node] = {}
+        self.by_node: dict[Node, str] = {}
+
+    def rules(self) -> dict[str, Node]:
+        """Rules whose leaves are references to rules and lexemes, start first."""
+        out: dict[str, Node] = {}
+        queue = ["root"]
+        while queue:
+            name = queue.pop(0)
+            node = self.over_lexemes(self.source[name])
+            out[self.names[name]] = node
+            for found in references(node):
+                source = next((s for s, n in self.names.items() if n == found), None)
+                if source is not None and found not in out and source not in queue:
+                    queue.append(source)
+        return out
+
+    def over_lexemes(self, node: Node) -> Node:
+        if self.is_lexeme(node):
+            return self.lexeme(node)
+        if isinstance(node, Ref):
+            if node.name not in self.names:
+                self.names[node.name] = f"r{len(self.names)}"
+            return Ref(self.names[node.name])
+        if isinstance(node, Seq):
+            return seq(*self.grouped(node.items, seq))
+        if isinstance(node, Either):
+            return either(*self.grouped(node.items, either))
+        if isinstance(node, Repeat):
+            return Repeat(self.over_lexemes(node.item), node.least, node.most)
+        return self.split(node) if isinstance(node, Text) else self.lexeme(node)
+
+    def is_lexeme(self, node: Node) -> bool:
+        if self.single or isinstance(node, Chars):
+            return isinstance(node, Chars)
+        if self.pieces:
+            return isinstance(node, Ref) and node.name in self.pieces and self.size(node, ()) <= _MAX_SIZE
+        return self.size(node, ()) <= _MAX_SIZE
+
+    def grouped(self, items: tuple[Node, ...], join: Callable[..., Node]) -> list[Node]:
+        """Neighbours without recursion become one lexeme."""
+        out: list[Node] = []
+        run: list[Node] = []
+        for item in (*items, None):
+            if item is not None and not (self.pieces or self.single) and self.is_lexeme(item):
+                run.append(item)
+                continue
+            if run:
+                out.append(self.lexeme(join(*run)))
+                run = []
+            if item is not None:
+                out.append(self.over_lexemes(item))
+        return out
+
+    def split(self, node: Text) -> Node:
+        """A text in lexemes; markers in it stay as they are written."""
+        parts: list[Node] = []
+        at = 0
+        for match in [*self.markers.finditer(node.value), None]:
+            end = len(node.value) if match is None else match.start()
+            piece = _CHARACTER if self.single else _PIECE if self.pieces else _ALL
+            parts += [self.lexeme(Text(text)) for text in piece.findall(node.value[at:end])]
+            if match is not None:
+                parts.append(Ref(match.group()))
+                at = match.end()
+        return seq(*parts)
+
+    def lexeme(self, node: Node) -> Ref:
+        name = self.terminal(self.named(node))
+        self.lexemes[name] = self.terminals[name]
+        return Ref(name)
+
+    def named(self, node: Node) -> Node:
+        """References inside lexemes go to terminals."""
+        if isinstance(node, Ref):
+            if node.name not in self.inner:
+                self.inner[node.name] = self.terminal(self.named(self.source[node.name]))
+            return Ref(self.inner[node.name])
+        if isinstance(node, Seq):
+            return Seq(tuple(map(self.named, node.items)))
+        if isinstance(node, Either):
+            return Either(tuple(map(self.named, node.items)))
+        return Repeat(self.named(node.item), node.least, node.most) if isinstance(node, Repeat) else node
+
+    def terminal(self, node: Node) -> str:
+        if isinstance(node, Ref):
+            return node.name
+        if node not in self.by_node:
+            self.by_node[node] = f"T{len(self.terminals)}"
+            self.terminals[self.by_node[node]] = node
+        return self.by_node[node]
+
+    def size(self, node: Node, above: tuple[str, ...]) -> int:
+        """Nodes with everything they refer to; too many for recursion and for markers."""
+        if isinstance(node, Ref):
+            if node.name in above:
+                return _MAX_SIZE + 1
+            if node.name not in self.sizes:
+                self.sizes[node.name] = self.size(self.source[node.name], (*above, node.name))
+            return self.sizes[node.name]
+        if isinstance(node, Text):
+            return _MAX_SIZE + 1 if self.markers.search(node.value) else 1
+        if isinstance(node, (Seq, Either)):
+            return 1 + sum(self.size(item, above) for item in node.items)
+        return 1 + self.size(node.item, above) if isinstance(node, Repeat) else 1
+
+    def show(self, node: Node, inside: bool = False) -> str:
+        if isinstance(node, Text):
+            return '"' + "".join(_ESCAPES.get(c, c) for c in node.value) + '"'
+        if isinstance(node, Chars):
+            return _show_set(node)
+        if isinstance(node, Ref):
+            return node.name
+        if isinstance(node, Seq):
+            text = " ".join(self.show(item, True) for item in node.items) or '""'
+            return f"({text})" if inside and len(node.items) > 1 else text
+        if isinstance(node, Either):
+            text = " | ".join(self.show(item) for item in node.items)
+            return f"({text})" if inside else text
+        item = self.show(node.item, True)
+        if isinstance(node.item, (Repeat, Text)):
+            item = f"({item})"
+        plain = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+        most = "" if node.most is None else node.most
+        return item + plain.get((node.least, node.most), f"{{{node.least},{most}}}")
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _show_set(node: Chars) -> str:
+    """A class of Rust's regular expressions, which know no surrogates."""
+    inverted = bool(node.ranges) and node.ranges[-1][1] == MAX_CODE and complement(node).ranges != ()
+    ranges = complement(node).ranges if inverted else node.ranges
+    body = ""
+    for low, high in ranges:
+        for a, b in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):
+            if a <= b:
+                body += _code(a) if a == b else f"{_code(a)}-{_code(b)}"
+    return f"/[^{body}]/" if inverted else f"/[{body}]/"
+
+
+def _code(code: int) -> str:
+    char = chr(code)
+    return char if char.isascii() and char.isalnum() else f"\\u{{{code:X}}}"
