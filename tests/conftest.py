@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from gemma4_gguf import Session
 
-# The same examples on every run, so that a failure is about the change at hand; HYPOTHESIS_PROFILE=explore looks
+# The same examples on every run: a failure is about the change at hand. HYPOTHESIS_PROFILE=explore looks
 # for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, max_examples=1000)
