@@ -34,15 +34,16 @@ class Blobs:
     """Pieces of bytes by number; equal ones are kept once."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytes | np.ndarray] = []
+        self.pieces: list[memoryview] = []
         self._known: dict[bytes, int] = {}
 
     def add(self, data: bytes | np.ndarray) -> int:
         """Returns the number of a piece."""
-        digest = hashlib.sha256(data).digest()
+        piece = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast("B")
+        digest = hashlib.sha256(piece).digest()
         if digest not in self._known:
             self._known[digest] = len(self.pieces)
-            self.pieces.append(data)
+            self.pieces.append(piece)
         return self._known[digest]
 
 
