@@ -53,13 +53,14 @@ def save_chat(chat: Chat, path: str | Path) -> None:
         "state": _pack_state(chat, blobs),
         "made_by": _made_by(session),
     }
-    header["blobs"] = [memoryview(piece).nbytes for piece in blobs.pieces]
+    header["blobs"] = [piece.nbytes for piece in blobs.pieces]
     text = json.dumps(header).encode()
     final = Path(path).expanduser()
     digest, offset = hashlib.sha256(), 0
+    parts: list[bytes | memoryview] = [_PREFIX.pack(MARK, VERSION, len(text)), text, *blobs.pieces]
     with PendingFile(final) as file:
         try:
-            for part in (_PREFIX.pack(MARK, VERSION, len(text)), text, *blobs.pieces):
+            for part in parts:
                 digest.update(part)
                 file.write_at(part, offset)
                 offset += memoryview(part).nbytes
