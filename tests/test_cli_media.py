@@ -109,7 +109,7 @@ def test_a_clip_in_a_chat(
 
 @pytest.mark.parametrize("kind", ["txt", "srt", "vtt", "json"])
 def test_transcribe_writes_a_file(kind: str, ears: list[str], place: Path, capsys: Capture) -> None:
-    (place / "talk.wav").write_bytes(wav(speech(8, 8)))
+    (place / "talk.wav").write_bytes(wav(speech(6, 6)))
     assert main(["transcribe", "talk.wav", "-o", f"talk.{kind}", "--max-tokens", "5", *ears]) == 0
     out, _ = capsys.readouterr()
     text = (place / f"talk.{kind}").read_text("utf-8")
@@ -118,8 +118,9 @@ def test_transcribe_writes_a_file(kind: str, ears: list[str], place: Path, capsy
         assert text.count(" --> ") == 2, "subtitles are cut into shorter pieces"
     if kind == "json":
         assert [row["start_s"] for row in json.loads(text)] == [0.0]
-    assert main(["transcribe", "talk.wav", "--format", kind, "--max-tokens", "5", "--quiet", *ears]) == 0
-    assert capsys.readouterr() == (text, "")
+    if kind == "txt":
+        assert main(["transcribe", "talk.wav", "--max-tokens", "5", "--quiet", *ears]) == 0
+        assert capsys.readouterr() == (text, "")
 
 
 def test_transcribe_hands_its_options_on(
