@@ -153,9 +153,9 @@ def test_random_edits_answer_like_a_fresh_run(
     for talk in talks:
         talk.system = talks[0].system or talk.words(50)
     n_reused = n_read = 0
-    for step in range(16):
+    for step in range(10):
         i = int(rng.integers(3))
-        if step and step % 5 == 0:
+        if step and step % 4 == 0:
             other = talks[int(rng.integers(3))]
             talks[i] = Talk(context, rng, list(other.system), list(other.turns))
         what = edit(talks[i], rng)
@@ -166,7 +166,7 @@ def test_random_edits_answer_like_a_fresh_run(
             assert state.items == items and state.n_past == n_positions(items)
             assert_same(context, fresh, items, f"step {step}, {what}")
             talks[i].answer(state, int(rng.integers(0, 60)), int(rng.integers(1, 60)))
-    assert n_reused > (0.1 if n_seq == 1 else 0.4) * n_read
+    assert n_reused > (0.05 if n_seq == 1 else 0.3) * n_read
 
 
 # What is reused
@@ -328,7 +328,7 @@ def test_replies_in_turns_do_not_disturb_each_other(member: str, opened: Callabl
         lent.append(pool.lend(talk.prompt(), talk))
         context.prefill(lent[-1].__enter__(), talk.prompt(), pool.states)
     states = list(pool.states)
-    for _ in range(150):
+    for _ in range(90):
         for talk, state in zip(talks, states, strict=True):
             token = talk.words(1)[0]
             assert isinstance(token, int)
