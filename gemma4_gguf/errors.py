@@ -114,3 +114,15 @@ class IncompleteReplyError(Gemma4Error):
     def __init__(self, message: str, *, text: str) -> None:
         super().__init__(message)
         self.text = text
+
+
+class InvalidReplyError(Gemma4Error):
+    """A reply is whole and well-formed, but a validator of its type refuses it.
+
+    Attributes:
+        text: what the model wrote.
+    """
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text

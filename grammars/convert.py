@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.grammars.automata import TooLarge, build, to_node
 from gemma4_gguf.grammars.compiler import Compiler
 from gemma4_gguf.grammars.ir import Grammar, Node, Ref, Repeat, Text, either, seq
 from gemma4_gguf.grammars.notation import Json, Native
+from gemma4_gguf.grammars.pattern import parse_pattern
+from gemma4_gguf.grammars.texts import blurred, counted
 
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
 _DECIMAL_LIMITS = ("multiple_of", "le", "ge", "lt", "gt", "max_digits", "decimal_places")
@@ -85,6 +88,27 @@ def type_schema(type_: Any) -> dict[str, Any]:
         return TypeAdapter(type_).json_schema(schema_generator=Schemas)
     except (PydanticUserError, PydanticSchemaGenerationError, AttributeError, TypeError) as error:
         raise SchemaError(f"Pydantic has no JSON schema for {type_!r}: {error}") from error
+
+
+def pattern_grammar(pattern: str) -> Grammar:
+    """Texts that match a regular expression as a whole.
+
+    Raises:
+        SchemaError: it is malformed, not regular, or matches nothing.
+    """
+    parsed = parse_pattern(pattern, full=True)
+    grammar = Grammar()
+    node: Node | None = parsed.node
+    if parsed.within or parsed.outside or blurred(parsed.node):
+        try:
+            automaton = build([parsed.node, *parsed.within], parsed.outside)
+            node = to_node(automaton, grammar, "part") if automaton.arrows else None
+        except TooLarge:
+            raise SchemaError(f"the pattern {pattern!r} needs too large a grammar") from None
+    if node is None:
+        raise SchemaError(f"nothing matches the pattern {pattern!r}")
+    grammar.rules = {"root": counted(node, grammar)} | grammar.rules
+    return grammar
 
 
 def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:

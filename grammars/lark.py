@@ -11,7 +11,7 @@ Reference: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from gemma4_gguf.grammars.boundaries import Lexemes
 from gemma4_gguf.grammars.ir import (
@@ -37,16 +37,17 @@ _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"]+|"')
 _ALL = re.compile(r"(?s).+")
 
 
-def to_lark(grammar: Grammar, markers: Collection[str] = ()) -> str:
+def to_lark(grammar: Grammar, markers: Mapping[str, int] | None = None) -> str:
     """Write a grammar for llguidance.
 
     Args:
         grammar: with a rule called root.
-        markers: texts that are one special token each; where a text of the grammar holds one, that token is
-            meant.
+        markers: texts that are one special token each → its id; where a text of the grammar holds one, that
+            token is meant.
 
     Returns: Lark text, its rule called start.
     """
+    markers = markers or {}
     cut = _Cut(grammar, markers)
     rules = cut.rules()
     if cut.recursive:
@@ -73,12 +74,13 @@ class _Cut:
     def __init__(
         self,
         grammar: Grammar,
-        markers: Collection[str],
+        markers: Mapping[str, int],
         *,
         pieces: Collection[str] = (),
         single: bool = False,
     ) -> None:
         self.source, self.pieces, self.single = grammar.rules, pieces, single
+        self.ids = markers
         longest_first = sorted(markers, key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.sizes: dict[str, int] = {}
@@ -141,7 +143,7 @@ class _Cut:
         return out
 
     def split(self, node: Text) -> Node:
-        """A text in lexemes; markers in it stay as they are written."""
+        """A text in lexemes, and tokens where it holds markers."""
         parts: list[Node] = []
         at = 0
         for match in [*self.markers.finditer(node.value), None]:
@@ -149,7 +151,7 @@ class _Cut:
             piece = _CHARACTER if self.single else _PIECE if self.pieces else _ALL
             parts += [self.lexeme(Text(text)) for text in piece.findall(node.value[at:end])]
             if match is not None:
-                parts.append(Ref(match.group()))
+                parts.append(Ref(f"<[{self.ids[match.group()]}]>"))
                 at = match.end()
         return seq(*parts)
 

@@ -50,17 +50,18 @@ class Pattern:
     outside: tuple[Node, ...] = ()
 
 
-def parse_pattern(text: str, pointer: str = "") -> Pattern:
+def parse_pattern(text: str, pointer: str = "", *, full: bool = False) -> Pattern:
     """Read an expression.
 
     Args:
         text: ECMA 262 regular expression.
         pointer: where it stands in the schema, for the message.
+        full: the whole string must match, anchored or not.
 
     Raises:
         SchemaError: malformed, or not regular.
     """
-    return _Parser(text, pointer).whole()
+    return _Parser(text, pointer).whole("full" if full else "whole")
 
 
 class _Parser:
@@ -79,7 +80,7 @@ class _Parser:
         self.at += len(found)
         return found
 
-    def whole(self) -> Pattern:
+    def whole(self, kind: str) -> Pattern:
         within: list[Node] = []
         outside: list[Node] = []
         start = self.peek("^(?=", "^(?!")
@@ -91,7 +92,7 @@ class _Parser:
                     raise self.fail("missing )")
                 (within if sign == "(?=" else outside).append(ahead)
             self.text, self.at = "^" + self.text[self.at :], 0
-        node = self.branch("whole") if start else self.branches("whole")
+        node = self.branch(kind) if start else self.branches(kind)
         if self.at < len(self.text):
             raise self.fail("alternatives after a look-ahead" if self.peek("|") else "unbalanced )")
         return Pattern(node, tuple(within), tuple(outside))
@@ -116,8 +117,8 @@ class _Parser:
             raise self.fail("$ in the middle")
         if kind == "group":
             return seq(*items)
-        before = EMPTY if start or kind == "ahead" else ANYTHING
-        return seq(before, *items, EMPTY if end else ANYTHING)
+        before = EMPTY if start or kind in ("ahead", "full") else ANYTHING
+        return seq(before, *items, EMPTY if end or kind == "full" else ANYTHING)
 
     def atom(self) -> Node:
         if self.take("(?:") or self.named_group() or self.plain_group():

@@ -69,7 +69,7 @@ def _conditions(
                 return None
             within, most = [shorten(within[0], most)], None
     barred = [node for node in notation.barred if any(_may_hold_delimiter(node) for node in within)]
-    if len(within) == 1 and not (outside or barred or least or most is not None or _blurred(within[0])):
+    if len(within) == 1 and not (outside or barred or least or most is not None or blurred(within[0])):
         return encode(within[0], notation, grammar)
     automaton = build(within, [*outside, *barred], least, most)
     if not automaton.arrows:
@@ -96,6 +96,16 @@ def encode(node: Node, notation: Notation, grammar: Grammar) -> Node:
     return node
 
 
+def counted(node: Node, grammar: Grammar) -> Node:
+    """The node with its repetitions as llama.cpp counts them."""
+    if isinstance(node, (Seq, Either)):
+        items = [counted(item, grammar) for item in node.items]
+        return seq(*items) if isinstance(node, Seq) else either(*items)
+    if isinstance(node, Repeat):
+        return grammar.repeat(counted(node.item, grammar), node.least, node.most)
+    return node
+
+
 def _may_hold_delimiter(node: Node) -> bool:
     if isinstance(node, Chars):
         return any(low <= ord("<") <= high for low, high in node.ranges)
@@ -104,9 +114,9 @@ def _may_hold_delimiter(node: Node) -> bool:
     return isinstance(node, Repeat) and _may_hold_delimiter(node.item)
 
 
-def _blurred(node: Node) -> bool:
+def blurred(node: Node) -> bool:
     """Repeats something that may be nothing: no engine follows that."""
     if isinstance(node, Repeat):
         many = node.most is None or node.most > 1
-        return (many and length_range(node.item)[0] == 0) or _blurred(node.item)
-    return isinstance(node, (Seq, Either)) and any(map(_blurred, node.items))
+        return (many and length_range(node.item)[0] == 0) or blurred(node.item)
+    return isinstance(node, (Seq, Either)) and any(map(blurred, node.items))

@@ -1,0 +1,259 @@
+"""Replies that follow a grammar: which tokens may come next, and drawing among them.
+
+llguidance walks the grammar and marks the allowed tokens of a vocabulary of 262,144 in well under a
+millisecond; the logits of the others become minus infinity, and llama.cpp's own samplers draw as always. A
+thought before the value is free, and so is text before a tool call that need not come.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from gemma4_gguf.engine import library
+from gemma4_gguf.engine.model import Model
+from gemma4_gguf.engine.sampler import Sampler
+from gemma4_gguf.errors import EngineError, GrammarError
+from gemma4_gguf.grammars.ir import Grammar
+from gemma4_gguf.grammars.lark import to_lark
+from gemma4_gguf.markers import MARKER_TEXT, Markers
+
+# llama_token_attr (llama.h): what llguidance must not take for text
+_UNKNOWN, _UNUSED, _CONTROL, _USER_DEFINED = 1, 2, 8, 16
+
+# When a reply begins to follow its grammar.
+Start = Literal["now", "after_thought", "at_call"]
+
+
+class TokenTable:
+    """What llguidance knows about one vocabulary. Building takes seconds for a large one: see `token_table`.
+
+    Args:
+        model: loaded; it must outlive the table.
+    """
+
+    def __init__(self, model: Model) -> None:
+        llguidance = _llguidance()
+        lib = library.llama()
+        vocab = lib.llama_model_get_vocab(model.handle)
+        self.n_vocab = model.n_vocab
+        self.banned = np.array(model.facts.banned_tokens, dtype=np.int64)
+        hidden = set(model.facts.banned_tokens) | set(model.facts.special_tokens.values())
+        attribute, piece = lib.llama_vocab_get_attr, model.piece
+        tokens = []
+        for token in range(model.n_vocab):
+            text = piece(token)
+            special = token in hidden
+            if not special and text[:1] in (b"<", b"[", b""):  # asking for all of them would take a second
+                kind = attribute(vocab, token)
+                marker = kind & _USER_DEFINED and text.startswith(b"<") and text.endswith(b">")
+                special = bool(marker or kind & (_UNKNOWN | _UNUSED | _CONTROL))
+            tokens.append(b"\xff" + text if special else text)
+        ends = [token for token in model.facts.special_tokens.values() if model.ends_reply(token)]
+        if not ends:
+            raise EngineError(f"{model.facts.path}: no token of its vocabulary ends a reply.")
+        self.ends = np.array(sorted(ends), dtype=np.int64)
+        self.tokenizer: Any = llguidance.LLTokenizer.from_llamacpp(
+            tokens=tokens,
+            vocab_ptr=vocab,
+            tokenize_fptr=ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=sorted(ends),
+            slices=None,
+        )
+        self.markers: Mapping[str, int] = {
+            text: token for text in MARKER_TEXT.values() if (token := model.token_id(text)) is not None
+        }
+
+    def matcher(self, grammar: Grammar) -> Any:
+        """A fresh llguidance matcher.
+
+        Raises:
+            GrammarError: llguidance refuses the grammar, for example because it is too large.
+        """
+        llguidance = _llguidance()
+        source = llguidance.LLMatcher.grammar_from_lark(to_lark(grammar, self.markers))
+        matcher = llguidance.LLMatcher(self.tokenizer, source, log_level=0)
+        if matcher.is_error():
+            raise GrammarError(
+                f"llguidance cannot follow this grammar: {matcher.get_error().splitlines()[0]}"
+            )
+        return matcher
+
+
+_tables: weakref.WeakKeyDictionary[Model, TokenTable] = weakref.WeakKeyDictionary()
+
+
+def token_table(model: Model) -> TokenTable:
+    """Returns: the table of a model's vocabulary, built when first asked for."""
+    table = _tables.get(model)
+    if table is None:
+        table = _tables[model] = TokenTable(model)
+    return table
+
+
+class Guide:
+    """Follows one reply: tells which tokens may come next.
+
+    Args:
+        table: of the model's vocabulary.
+        grammar: what the reply must be, or, with start "at_call", one tool call.
+        markers: ids of the markers.
+        start: "now"; "after_thought", where a thought may come first; "at_call", where anything may come, and
+            each call that does follows the grammar.
+        in_thought: the prompt ends inside a thought.
+
+    Raises:
+        GrammarError: the grammar cannot be followed.
+    """
+
+    def __init__(
+        self,
+        table: TokenTable,
+        grammar: Grammar,
+        markers: Markers,
+        *,
+        start: Start = "now",
+        in_thought: bool = False,
+    ) -> None:
+        self._table, self._grammar, self._markers = table, grammar, markers
+        self._matcher = table.matcher(grammar)
+        self._start = start
+        self._thinks = in_thought
+        self._fresh = start == "after_thought" and not in_thought
+        self._free = start == "at_call"
+        self._bits = np.zeros((table.n_vocab + 31) // 32, dtype=np.int32)
+
+    @property
+    def complete(self) -> bool:
+        """What was written so far is a whole reply."""
+        return self._free or (not self._thinks and bool(self._matcher.is_accepting()))
+
+    def mask(self) -> np.ndarray | None:
+        """Tokens that may come next.
+
+        Returns:
+            bool [n_vocab]; None where anything may come.
+
+        Raises:
+            GrammarError: nothing may come: the grammar is at a dead end.
+        """
+        if self._thinks:
+            return self._thought_mask()
+        if self._free:
+            return None
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._table.n_vocab].view(
+            bool
+        )
+        allowed[self._table.banned] = False
+        if self._fresh and self._markers.channel_open is not None:
+            allowed[self._markers.channel_open] = True
+        if not allowed.any():
+            raise GrammarError("the grammar is at a dead end: no token of this vocabulary goes on with it")
+        return allowed
+
+    def commit(self, token: int) -> None:
+        """Take the token that was drawn.
+
+        Raises:
+            GrammarError: it was not allowed.
+        """
+        markers, fresh, self._fresh = self._markers, self._fresh, False
+        if self._thinks:
+            self._thinks = token != markers.channel_close
+        elif self._free:
+            self._free = token != markers.call_open
+            if not self._free:
+                self._matcher.reset()
+                self._consume(token)
+        elif fresh and token == markers.channel_open:
+            self._thinks = True
+        else:
+            self._consume(token)
+            if self._start == "at_call" and token == markers.call_close:
+                self._free = True
+
+    def _consume(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            self._check()
+            raise GrammarError(f"token {token} does not fit the grammar")
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"the grammar engine gave up: {_first_line(self._matcher)}")
+
+    def _thought_mask(self) -> np.ndarray:
+        """A thought may hold anything but the end of the reply, calls and turns."""
+        allowed = np.ones(self._table.n_vocab, dtype=bool)
+        markers = self._markers
+        barred = (markers.call_open, markers.response_open, markers.turn_open, markers.channel_open)
+        allowed[self._table.ends] = False
+        allowed[[token for token in barred if token is not None]] = False
+        allowed[self._table.banned] = False
+        return allowed
+
+
+class GuidedSampler:
+    """A sampler whose draws follow a guide. Stands in for `Sampler`.
+
+    Args:
+        sampler: how to draw; it is closed with this.
+        guide: what may be drawn.
+        n_vocab: size of the vocabulary.
+    """
+
+    def __init__(self, sampler: Sampler, guide: Guide, n_vocab: int) -> None:
+        self._sampler, self.guide, self._n_vocab = sampler, guide, n_vocab
+        self._lib = library.llama()
+        self._ids = np.arange(n_vocab, dtype=np.int32)
+        layout = [("id", np.int32), ("logit", np.float32), ("p", np.float32)]
+        self._candidates = np.zeros(n_vocab, dtype=layout)  # llama_token_data
+
+    def draw(self, context: Any, row: int = -1) -> int:
+        """Draws a token that fits, from the logits of the last decode.
+
+        Raises:
+            GrammarError: none does.
+        """
+        mask = self.guide.mask()
+        token = self._sampler.draw(context, row) if mask is None else self._among(mask, context, row)
+        self.guide.commit(token)
+        return token
+
+    def close(self) -> None:
+        """Frees the sampler. Calling it again does nothing."""
+        self._sampler.close()
+
+    def _among(self, mask: np.ndarray, context: Any, row: int) -> int:
+        lib, candidates = self._lib, self._candidates
+        pointer = lib.llama_get_logits_ith(context, row)
+        logits = np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        candidates["id"] = self._ids
+        candidates["logit"] = np.where(mask, logits, np.float32(-np.inf))
+        array = lib.llama_token_data_array(
+            data=candidates.ctypes.data_as(lib.llama_token_data_p),
+            size=self._n_vocab,
+            selected=-1,
+            sorted=False,
+        )
+        lib.llama_sampler_apply(self._sampler.handle, ctypes.byref(array))
+        token = int(candidates["id"][array.selected])
+        if not mask[token]:
+            raise GrammarError("no token that fits the grammar has a finite score")
+        lib.llama_sampler_accept(self._sampler.handle, token)
+        return token
+
+
+def _first_line(matcher: Any) -> str:
+    return next(iter(matcher.get_error().splitlines()), "no reason given")
+
+
+def _llguidance() -> Any:
+    import llguidance
+
+    return llguidance
