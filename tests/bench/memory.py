@@ -43,6 +43,7 @@ def main() -> None:
     rounds: list[dict[str, dict[str, float]]] = []
     for _ in range(options.rounds + 1):
         rounds.append({name: engine.answer(prompt, options.tokens) for name, engine in engines.items()})
+        print(rounds[-1], file=sys.stderr)
     for engine in engines.values():
         engine.close()
     print(json.dumps(_result(options, engines, rounds[1:], len(prompt["ids"])), indent=2))
