@@ -64,9 +64,8 @@ class TokenTable:
             eos_token=sorted(ends),
             slices=None,
         )
-        self.markers: Mapping[str, int] = {
-            text: token for text in MARKER_TEXT.values() if (token := model.token_id(text)) is not None
-        }
+        found = {text: model.token_id(text) for text in MARKER_TEXT.values()}
+        self.markers: Mapping[str, int] = {text: i for text, i in found.items() if i is not None}
 
     def matcher(self, grammar: Grammar) -> Any:
         """A fresh llguidance matcher.
