@@ -153,7 +153,7 @@ def test_random_edits_answer_like_a_fresh_run(
     for talk in talks:
         talk.system = talks[0].system or talk.words(50)
     n_reused = n_read = 0
-    for step in range(10):
+    for step in range(7):
         i = int(rng.integers(3))
         if step and step % 4 == 0:
             other = talks[int(rng.integers(3))]
@@ -314,7 +314,7 @@ def test_a_fork_shares_the_beginning_and_spoils_nothing(opened: Callable[..., Co
         assert_same(context, fresh, talk.prompt())
 
 
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("member", ["e4b", "26b"])
 def test_replies_in_turns_do_not_disturb_each_other(member: str, opened: Callable[..., Context]) -> None:
     """Three streams token by token, longer together than the cache of the sliding-window layers."""
     context, fresh = opened(member, n_seq=3), opened(member)
