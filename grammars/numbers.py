@@ -296,7 +296,7 @@ _MANTISSA = seq(_NONZERO, optional(seq(Text("."), Repeat(DIGIT, 1, None))))
 _E = Chars(((0x45, 0x45), (0x65, 0x65)))
 _PLUS: Node = optional(Text("+"))
 _ZERO = optional(Text("0"))
-_TENTHS = either(seq(_digit(0, 6), _DIGITS), Text("7976931348623157"))
+_TENTHS, _ = _digits_between(None, "7976931348623157", False, False)
 _HUGE = seq(Text("1"), optional(seq(Text("."), _TENTHS)), _E, _PLUS, Text("308"))
 
 
