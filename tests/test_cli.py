@@ -27,6 +27,7 @@ def make(kind: type[errors.Gemma4Error]) -> errors.Gemma4Error:
     extra = {
         errors.ContextFullError: {"n_tokens": 9, "n_ctx": 8},
         errors.IncompleteReplyError: {"text": ""},
+        errors.InvalidReplyError: {"text": ""},
     }
     return kind("what went wrong", **extra.get(kind, {}))
 

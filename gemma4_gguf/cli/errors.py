@@ -26,7 +26,9 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.ContextFullError, 10),
     (errors.TemplateError, 11),
     (errors.SchemaError, 12),
+    (errors.GrammarError, 12),
     (errors.IncompleteReplyError, 13),
+    (errors.InvalidReplyError, 13),
     (errors.Gemma4Error, EXIT_FAILURE),
 )
 
