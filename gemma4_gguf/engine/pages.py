@@ -6,8 +6,9 @@ of it is never needed again:
 - Weights that the CPU wants in another order are copied while loading (Q4_K and some others): the pages they
   were copied from are dead. They are known by being mapped to the last page when loading ends.
 - What is read later brings neighbours along: Linux maps several pages around the one that is read, or a huge
-  page of 2 MiB. So huge pages are forbidden, the matrices in use are mapped beforehand, and dead neighbours
-  dropped after that.
+  page of 2 MiB. So the dead get no huge pages, which also ends those of the matrices in use at their borders
+  and nowhere else (without any, decoding takes 5 % longer); the matrices are mapped beforehand, and what came
+  along is dropped after that.
 - The per-layer embeddings of E2B and E4B are a table larger than all layers together, of which a token reads
   one row. llama.cpp is asked to leave it in the file (lazy_mode) and marks its mapping for random access; its
   pages, neighbours again, are dropped every few tokens.
@@ -79,14 +80,14 @@ class FilePages:
 
     def after_load(self) -> None:
         """Leaves mapped what every token reads. Call it when the model is loaded and nothing was decoded."""
-        if sys.platform == "linux":
-            _advise([*self._matrices, *self._rows], _NO_HUGE_PAGES)
+        _advise(self._rows, _NO_HUGE_PAGES)
+        _advise(self._rows, _DONTNEED)
         for mapping in self._matrices:
             dead, needed = _by_use(mapping, self._tensors)
+            _advise(dead, _NO_HUGE_PAGES)
             _advise([mapping], _DONTNEED)
             _advise(needed, _POPULATE_READ)
             _advise(dead, _DONTNEED)
-        _advise(self._rows, _DONTNEED)
 
     def after_decode(self, n_tokens: int) -> None:
         """Drops the rows that were read, once those of ROWS_KEPT tokens have come together.
@@ -162,6 +163,8 @@ def _by_use(mapping: Mapping, tensors: Iterable[tuple[int, int]]) -> tuple[list[
 
 
 def _advise(mappings: Iterable[Mapping], advice: int) -> None:
+    if sys.platform != "linux" and advice != _DONTNEED:
+        return
     for mapping in mappings:
         # The result is not looked at: on failure the pages stay, as they would without this module.
         _madvise()(mapping.start, mapping.stop - mapping.start, advice)
