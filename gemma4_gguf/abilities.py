@@ -18,12 +18,12 @@ class Asks(Protocol):
         """Asks, and yields the reply as it comes; what is wrong with the question is raised at once."""
 
 
-def careful(options: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+def careful(options: Mapping[str, Any], max_tokens: int | None = None) -> dict[str, Any]:
     """Options of `ask` for an answer that is to be read by a program.
 
     Args:
         options: as given; what they say counts.
-        max_tokens: where a model that repeats itself is stopped. A thought is not limited.
+        max_tokens: where a model that repeats itself is stopped; None leaves it. A thought is not limited.
 
     Returns:
         The options with the most likely token drawn each time, unless `sampling` says how.
@@ -31,6 +31,6 @@ def careful(options: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
     chosen = dict(options)
     if chosen.get("sampling") is None:
         chosen.setdefault("temperature", 0)
-        if not chosen.get("thinking"):
+        if max_tokens is not None and not chosen.get("thinking"):
             chosen.setdefault("max_tokens", max_tokens)
     return chosen

@@ -14,7 +14,7 @@ from gemma4_gguf.messages import Chunk, Part, Reply, ToolCall
 from gemma4_gguf.options import ImageTokens, SamplingOptions
 from gemma4_gguf.requests import Message, user_message
 from gemma4_gguf.saved import save_chat
-from gemma4_gguf.settings import with_overrides
+from gemma4_gguf.settings import turn_options
 from gemma4_gguf.toolrun import MAX_ROUNDS, TIMEOUT_S, OnResult, run_until_done
 from gemma4_gguf.tools import ToolLike, as_tools
 from gemma4_gguf.trimming import ON_FULL, OnFull, drop_oldest, turn_starts
@@ -72,6 +72,7 @@ class Chat:
         self,
         *parts: Part,
         image_tokens: ImageTokens | None = None,
+        schema: Any = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Reply:
@@ -80,8 +81,9 @@ class Chat:
         Args:
             parts: as for Session.ask; nothing after tool results, to let the model go on.
             image_tokens: budget per picture of this turn and earlier ones that name none themselves.
+            schema: what the text of the reply must be, as for Session.ask.
             sampling: how tokens are drawn; None takes what the file recommends.
-            overrides: single fields of SamplingOptions by name.
+            overrides: single fields of SamplingOptions and ToolOptions by name.
 
         Returns:
             The reply, which `messages` now ends with.
@@ -89,9 +91,14 @@ class Chat:
         Raises:
             MessageError: there is nothing to say, or media that this model cannot take.
             ContextFullError: the conversation is longer than the context. `messages` is as before.
+            SchemaError: the schema cannot be expressed.
+            IncompleteReplyError: a reply with a schema was cut off. `messages` is as before.
+            InvalidReplyError: a validator of the type refuses the value. `messages` is as before.
         """
         reply = Reply()
-        for chunk in self.stream(*parts, image_tokens=image_tokens, sampling=sampling, **overrides):
+        for chunk in self.stream(
+            *parts, image_tokens=image_tokens, schema=schema, sampling=sampling, **overrides
+        ):
             reply = chunk.reply or reply
         return reply
 
@@ -99,6 +106,7 @@ class Chat:
         self,
         *parts: Part,
         image_tokens: ImageTokens | None = None,
+        schema: Any = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Generator[Chunk, None, None]:
@@ -107,7 +115,7 @@ class Chat:
         A stream that is closed early leaves what was said so far in `messages`.
         """
         new = self._new_messages(parts)
-        options = with_overrides(sampling or self._session.sampling, overrides)
+        options, calling = turn_options(sampling or self._session.sampling, overrides)
 
         def attempt(messages: Sequence[Message]) -> tuple[int, Generation]:
             generation = self._session.generate(
@@ -115,7 +123,9 @@ class Chat:
                 tools=self.tools,
                 thinking=self.thinking,
                 image_tokens=image_tokens,
+                schema=schema,
                 sampling=options,
+                calling=calling,
             )
             return generation.n_prompt_tokens, generation
 
@@ -147,7 +157,7 @@ class Chat:
             max_rounds: replies at most, at least 1.
             timeout_s: seconds one call may take; None waits for ever.
             on_result: called with every ToolCall and its ToolResult.
-            options: as for `send`: image_tokens, sampling and single fields of it.
+            options: as for `send`. What tool_choice demands, it demands of the first reply only.
 
         Returns:
             The last reply; with tool calls only if one has no function to run, or the run was stopped.

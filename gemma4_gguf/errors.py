@@ -5,6 +5,11 @@ A message says what was found, what was expected and what to do next; fields car
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gemma4_gguf.messages import Reply
+
 
 class Gemma4Error(Exception):
     """Base of every error that the library raises on purpose."""
@@ -109,11 +114,13 @@ class IncompleteReplyError(Gemma4Error):
 
     Attributes:
         text: what the model wrote before it was cut.
+        reply: the whole reply, thought and usage included; None for a text that was read by itself.
     """
 
-    def __init__(self, message: str, *, text: str) -> None:
+    def __init__(self, message: str, *, text: str, reply: Reply | None = None) -> None:
         super().__init__(message)
         self.text = text
+        self.reply = reply
 
 
 class InvalidReplyError(Gemma4Error):

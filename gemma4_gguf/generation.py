@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gemma4_gguf.engine.constraint import Guide, GuidedSampler
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.memory import SequencePool, SequenceState
 from gemma4_gguf.engine.sampler import Sampler
@@ -22,6 +23,7 @@ from gemma4_gguf.messages import Chunk, FinishReason, Reply, Usage
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.prompt import Prompt
 from gemma4_gguf.reply import ReplyParser
+from gemma4_gguf.rules import ReplyRules
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Generation:
         prompt: what the model reads.
         sampling: how tokens are drawn, when to stop.
         tools: OpenAI tool dicts the model was shown.
+        rules: what the reply must be; None leaves it free.
+        thinking: a thought may come first.
         first_call: number of the first tool call id.
 
     Attributes:
@@ -56,6 +60,9 @@ class Generation:
         prompt: Prompt,
         sampling: SamplingOptions,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        rules: ReplyRules | None = None,
+        thinking: bool = False,
         first_call: int = 0,
     ) -> None:
         engine.context.require_room(prompt.n_tokens)
@@ -64,7 +71,17 @@ class Generation:
         self._engine = engine
         self._prompt = prompt
         self._sampling = sampling
-        self._parser = ReplyParser(engine.markers, tools, prompt.starts_in_thought, first_call=first_call)
+        self._rules = rules or ReplyRules()
+        self._guide: Guide | None = self._rules.guide(
+            engine.context.model, engine.markers, thinking=thinking, in_thought=prompt.starts_in_thought
+        )
+        self._parser = ReplyParser(
+            engine.markers,
+            tools,
+            prompt.starts_in_thought,
+            parallel_tool_calls=self._rules.parallel,
+            first_call=first_call,
+        )
         self._stop = StopText(sampling.stop)
         self._usage = Usage(prompt_tokens=prompt.n_tokens)
         self._n_drawn = 0
@@ -75,7 +92,12 @@ class Generation:
         return self._prompt.n_tokens
 
     def stream(self) -> Generator[Chunk, None, None]:
-        """Yields the chunks of the reply, the last one of kind "end"."""
+        """Yields the chunks of the reply, the last one of kind "end".
+
+        Raises:
+            IncompleteReplyError: the reply had to follow rules and was cut off.
+            InvalidReplyError: a validator of the type that was asked for refuses it.
+        """
         finish: FinishReason = "cancelled"
         try:
             with (
@@ -91,6 +113,9 @@ class Generation:
             usage = replace(self._usage, completion_tokens=self._n_drawn)
             reply = self._parser.finish(finish, usage)
             self.reply = replace(reply, text=self._stop.passed) if self._sampling.stop else reply
+        if self._guide is not None:
+            parsed = self._rules.check(self.reply, self._guide, finish)
+            self.reply = replace(self.reply, parsed=parsed)
         yield Chunk("end", reply=self.reply)
 
     def _chunks(self, draws: Iterator[int]) -> Generator[Chunk, None, FinishReason]:
@@ -105,7 +130,7 @@ class Generation:
                 return "stop"
             for chunk in feed(token, characters.decode(piece(token))):
                 yield from self._pass(chunk)
-                if self._stop.hit:
+                if self._stop.hit or (chunk.kind == "tool_call" and not self._rules.parallel):
                     return "stop"
             if self._n_drawn == limit:
                 break
@@ -113,7 +138,7 @@ class Generation:
             yield from self._pass(chunk)
         return "length"
 
-    def _draw(self, state: SequenceState, sampler: Sampler) -> Iterator[int]:
+    def _draw(self, state: SequenceState, sampler: Sampler | GuidedSampler) -> Iterator[int]:
         """Yields drawn tokens until the context is full; each is decoded when the next one is asked for."""
         context, items = self._engine.context, self._prompt.items
         with context.lock:
@@ -131,10 +156,15 @@ class Generation:
                 context.extend_one(state, token)
                 token = sampler.draw(context.handle)
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> Sampler | GuidedSampler:
         model = self._engine.context.model
         history = [item for item in self._prompt.items if isinstance(item, int)]
-        return Sampler(self._sampling, model.n_vocab, model.facts.banned_tokens, history)
+        banned = list(model.facts.banned_tokens)
+        call_open = self._engine.markers.call_open
+        if not self._rules.may_call and call_open is not None:
+            banned.append(call_open)
+        sampler = Sampler(self._sampling, model.n_vocab, banned, history)
+        return sampler if self._guide is None else GuidedSampler(sampler, self._guide, model.n_vocab)
 
     def _pass(self, chunk: Chunk) -> Iterator[Chunk]:
         """Lets a chunk through; text goes past the stop texts first."""

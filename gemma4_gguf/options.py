@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 IMAGE_TOKEN_BUDGETS = (70, 140, 280, 560, 1120)
 DEFAULT_IMAGE_TOKENS = 280
@@ -40,6 +41,23 @@ class SamplingOptions:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolOptions:
+    """How tools are called.
+
+    Args:
+        tool_choice: "auto" leaves it to the model; "none" shows the tools but lets none be called; "required"
+            has at least one called; the name of a tool, or OpenAI's dict with it, has that one called.
+        parallel_tool_calls: one reply may call more than once.
+        strict: calls are drawn along the declarations, so that names, arguments and types are right; it is so
+            whenever a call is required, a schema was given, or a tool's own dict says "strict": True.
+    """
+
+    tool_choice: str | Mapping[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    strict: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

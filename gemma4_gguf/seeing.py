@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gemma4_gguf.abilities import Asks, careful
 from gemma4_gguf.boxes import Box, Point, read_boxes, read_points
-from gemma4_gguf.errors import ContextFullError, MessageError
+from gemma4_gguf.errors import ContextFullError, IncompleteReplyError, MessageError
+from gemma4_gguf.grammars import load
 from gemma4_gguf.media.image import read_image
 from gemma4_gguf.messages import Audio, Image, Reply, Video
 from gemma4_gguf.requests import user_message
@@ -60,7 +61,8 @@ class Seeing:
         Args:
             image: an Image, a path, encoded bytes or a PIL image.
             what: what to look for: "mugs", or several things.
-            prompt: the question; {what} in it is replaced.
+            prompt: the question; {what} in it is replaced. The answer to the usual one follows the grammar
+                `boxes`; to another it is free, and what can be read of it is.
             options: as for `ask`, such as image_tokens="auto", which finds smaller things in large pictures.
                 The most likely tokens are drawn unless told otherwise.
 
@@ -71,7 +73,7 @@ class Seeing:
             MessageError: nothing to look for, or the model has no eyes.
             MediaError: the picture cannot be read.
         """
-        text, size = _look(self, image, prompt, what, options)
+        text, size = _look(self, image, prompt, what, _form(prompt, DETECT_PROMPT, "boxes") | options)
         return read_boxes(text, size)
 
     def point(
@@ -87,7 +89,7 @@ class Seeing:
         Args:
             image: as for `detect`, like the other arguments.
             what: what to point to: "the search field".
-            prompt: the question; {what} in it is replaced.
+            prompt: the question, as for `detect`; the grammar of the usual one is `points`.
             options: as for `ask`.
 
         Returns:
@@ -97,7 +99,7 @@ class Seeing:
             MessageError: nothing to look for, or the model has no eyes.
             MediaError: the picture cannot be read.
         """
-        text, size = _look(self, image, prompt, what, options)
+        text, size = _look(self, image, prompt, what, _form(prompt, POINT_PROMPT, "points") | options)
         return read_points(text, size)
 
     def describe(
@@ -152,6 +154,11 @@ def description(
     return part[kind], DESCRIBE_PROMPTS[kind] if prompt is None else prompt
 
 
+def _form(prompt: str, usual: str, grammar: str) -> dict[str, Any]:
+    """What the answer must be, if it is to the question that asks for that form."""
+    return {"schema": load(grammar)} if prompt == usual else {}
+
+
 def _look(
     session: Asks, image: PictureSource, prompt: str, what: str | Sequence[str], options: dict[str, Any]
 ) -> tuple[str, tuple[int, int]]:
@@ -162,7 +169,10 @@ def _look(
     image = image if isinstance(image, Image) else Image(image)
     picture = read_image(image.source)  # decoded once, for its size and for the model
     text = prompt.replace("{what}", ", ".join(thing.strip() for thing in things))
-    reply = session.ask(Image(picture, image.image_tokens), text, **careful(options, MAX_LIST_TOKENS))
+    try:
+        reply = session.ask(Image(picture, image.image_tokens), text, **careful(options, MAX_LIST_TOKENS))
+    except IncompleteReplyError as error:  # what is there is of use
+        reply = error.reply or Reply(error.text, finish_reason="length")
     if reply.finish_reason == "length":
         _log.warning("The list was cut off after %d tokens.", reply.usage.completion_tokens)
     return reply.text, picture.size

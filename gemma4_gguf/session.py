@@ -7,34 +7,36 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from gemma4_gguf.abilities import careful
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.checks import ModelFacts, check_model
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool
 from gemma4_gguf.engine.model import Model
-from gemma4_gguf.engine.pairing import ProjectorFacts, check_pair, check_projector, find_projector
+from gemma4_gguf.engine.pairing import ProjectorFacts
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.generation import Engine, Generation
 from gemma4_gguf.hearing import Hearing
-from gemma4_gguf.hub import HubId, locate, resolve_gguf
 from gemma4_gguf.markers import Markers
 from gemma4_gguf.messages import Audio, Chunk, Image, Part, Reply
-from gemma4_gguf.options import ImageTokens, SamplingOptions, SessionOptions
+from gemma4_gguf.opening import find_files, paired_projector, renderer
+from gemma4_gguf.options import ImageTokens, SamplingOptions, SessionOptions, ToolOptions
 from gemma4_gguf.prompt import Prompt, Render, wrap_span, write_prompt
 from gemma4_gguf.requests import Message, check_messages, user_message
+from gemma4_gguf.rules import reply_rules
 from gemma4_gguf.seeing import Seeing
-from gemma4_gguf.settings import session_options, with_overrides
+from gemma4_gguf.settings import session_options, turn_options, with_overrides
 from gemma4_gguf.spans import MediaEncoder
 from gemma4_gguf.talking import Talking
-from gemma4_gguf.templates import Renderer, load, words_before_calls
 from gemma4_gguf.tools import ToolLike, declarations
 
 Tools = Sequence[ToolLike] | None
+T = TypeVar("T")
 
 
 class Session(Talking, Seeing, Hearing):
@@ -63,9 +65,9 @@ class Session(Talking, Seeing, Hearing):
 
     def __init__(self, model: str | Path, *, projector: str | Path | None = "auto", **options: Any) -> None:
         self.options: SessionOptions = session_options(options)
-        path, projector = _locate(model, projector)
+        path, projector = find_files(model, projector)
         self.facts: ModelFacts = check_model(path)
-        paired = _pair(self.facts, projector)
+        paired = paired_projector(self.facts, projector)
         with ExitStack() as stack:
             self._model = Model(
                 self.facts,
@@ -82,7 +84,7 @@ class Session(Talking, Seeing, Hearing):
             stack.callback(self._context.close)
             self._media = MediaEncoder(self._projector, bidirectional_images=self.facts.bidirectional_images)
             self._engine = Engine(self._context, SequencePool(self.options.n_seq), self._markers())
-            self._render: Render = _renderer(self.facts)
+            self._render: Render = renderer(self.facts)
             self.sampling: SamplingOptions = with_overrides(SamplingOptions(), self.facts.sampling)
             # Frees in the right order also when the session is only forgotten, or the interpreter ends.
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
@@ -123,6 +125,7 @@ class Session(Talking, Seeing, Hearing):
         tools: Tools = None,
         thinking: bool = False,
         image_tokens: ImageTokens | None = None,
+        schema: Any = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Reply:
@@ -135,17 +138,22 @@ class Session(Talking, Seeing, Hearing):
             thinking: let the model think first.
             image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens, or "auto", the
                 smallest of these that does not shrink it.
+            schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema as a
+                dict, a list of choices, a regular expression, GBNF text. A thought before it is free.
             sampling: how tokens are drawn; None takes what the file recommends.
-            overrides: single fields of SamplingOptions by name, such as temperature=0, max_tokens=100,
-                stop="###" or seed=1.
+            overrides: single fields of SamplingOptions and ToolOptions by name, such as temperature=0,
+                max_tokens=100, stop="###", seed=1 or tool_choice="required".
 
         Returns:
-            The whole reply.
+            The whole reply; `parsed` is the value that the schema describes.
 
         Raises:
             MessageError: a part is of no known kind, or media that this model cannot take.
             MediaError: media that cannot be read.
             ContextFullError: the prompt is longer than the context.
+            SchemaError: the schema cannot be expressed; `pointer` says where.
+            IncompleteReplyError: a reply with a schema was cut off; `text` is what there is.
+            InvalidReplyError: a validator of the type refuses the value.
         """
         chunks = self.stream(
             *parts,
@@ -153,6 +161,7 @@ class Session(Talking, Seeing, Hearing):
             tools=tools,
             thinking=thinking,
             image_tokens=image_tokens,
+            schema=schema,
             sampling=sampling,
             **overrides,
         )
@@ -165,6 +174,7 @@ class Session(Talking, Seeing, Hearing):
         tools: Tools = None,
         thinking: bool = False,
         image_tokens: ImageTokens | None = None,
+        schema: Any = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Generator[Chunk, None, None]:
@@ -179,12 +189,15 @@ class Session(Talking, Seeing, Hearing):
         messages = [user_message(parts)]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
+        drawn, calling = turn_options(sampling or self.sampling, overrides)
         return self.generate(
             messages,
             tools=tools,
             thinking=thinking,
             image_tokens=image_tokens,
-            sampling=self._sampling(sampling, overrides),
+            schema=schema,
+            sampling=drawn,
+            calling=calling,
         ).stream()
 
     def complete(
@@ -194,6 +207,7 @@ class Session(Talking, Seeing, Hearing):
         tools: Tools = None,
         thinking: bool = False,
         image_tokens: ImageTokens | None = None,
+        schema: Any = None,
         sampling: SamplingOptions | None = None,
         **overrides: Any,
     ) -> Reply:
@@ -208,15 +222,40 @@ class Session(Talking, Seeing, Hearing):
         Raises:
             MessageError: a role or part is unknown or malformed; the message names its place.
         """
+        drawn, calling = turn_options(sampling or self.sampling, overrides)
         return whole(
             self.generate(
                 messages,
                 tools=tools,
                 thinking=thinking,
                 image_tokens=image_tokens,
-                sampling=self._sampling(sampling, overrides),
+                schema=schema,
+                sampling=drawn,
+                calling=calling,
             ).stream()
         )
+
+    def extract(self, type_: type[T], *parts: Part, **options: Any) -> T:
+        """Asks for a value of a type.
+
+        Args:
+            type_: a Pydantic model, or any other type Pydantic knows.
+            parts: as for `ask`: what to read it from, and what is wanted.
+            options: as for `ask`. The most likely tokens are drawn unless told otherwise.
+
+        Returns:
+            The instance, validated.
+
+        Raises:
+            IncompleteReplyError: the reply was cut off; `text` is what there is.
+            InvalidReplyError: a validator of the type refuses the value.
+            SchemaError: the type cannot be expressed.
+
+        Example:
+            >>> session.extract(Receipt, Path("receipt.jpg"), "What was bought?")
+        """
+        reply = self.ask(*parts, schema=type_, **careful(options))
+        return cast("T", reply.parsed)
 
     def generate(
         self,
@@ -225,17 +264,31 @@ class Session(Talking, Seeing, Hearing):
         tools: Tools = None,
         thinking: bool = False,
         image_tokens: ImageTokens | None = None,
+        schema: Any = None,
         sampling: SamplingOptions | None = None,
+        calling: ToolOptions | None = None,
     ) -> Generation:
         """Prepares a reply to a conversation; what everything above rests on.
+
+        Args:
+            messages: as for `complete`, like the other arguments.
+            calling: how tools are called.
 
         Returns:
             The generation; its `stream` draws, its `reply` tells what there is so far.
         """
         checked, tools = check_messages(messages), declarations(tools)
+        rules = reply_rules(schema, tools, calling or ToolOptions())
         prompt = self.prompt(checked, tools=tools, thinking=thinking, image_tokens=image_tokens)
-        n_calls = sum(len(message.get("tool_calls", ())) for message in checked)
-        return Generation(self._engine, prompt, sampling or self.sampling, tools, first_call=n_calls)
+        return Generation(
+            self._engine,
+            prompt,
+            sampling or self.sampling,
+            tools,
+            rules=rules,
+            thinking=thinking,
+            first_call=sum(len(message.get("tool_calls", ())) for message in checked),
+        )
 
     # Numbers
 
@@ -311,9 +364,6 @@ class Session(Talking, Seeing, Hearing):
 
     # Inside
 
-    def _sampling(self, sampling: SamplingOptions | None, overrides: Mapping[str, Any]) -> SamplingOptions:
-        return with_overrides(sampling or self.sampling, overrides)
-
     def _items(self, ids: Sequence[int | Image | Audio | np.ndarray]) -> list[Item]:
         items: list[Item] = []
         for i, entry in enumerate(ids):
@@ -352,34 +402,3 @@ def whole(chunks: Iterator[Chunk]) -> Reply:
         if chunk.reply is not None:
             reply = chunk.reply
     return reply
-
-
-def _locate(model: str | Path, projector: str | Path | None) -> tuple[Path, str | Path | None]:
-    """Local files; what is on the hub is downloaded, its projector with it."""
-    found = locate(model)
-    if not isinstance(found, HubId):
-        return found, projector
-    files = resolve_gguf(str(model))
-    if projector == "auto" and files.projector is not None:
-        projector = files.projector
-    return files.model, projector
-
-
-def _pair(model: ModelFacts, projector: str | Path | None) -> ProjectorFacts | None:
-    if projector is None:
-        return None
-    if projector == "auto":
-        return find_projector(model)
-    facts = check_projector(projector)
-    check_pair(model, facts)
-    return facts
-
-
-def _renderer(facts: ModelFacts) -> Render:
-    """The model's own template, else the one of its family; compiled when the first conversation comes."""
-
-    def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, thinking: bool) -> str:
-        template = Renderer(facts.chat_template or load(facts.family_size))
-        return template.render(words_before_calls(messages), tools, enable_thinking=thinking)
-
-    return render

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.options import Device, SamplingOptions, SessionOptions
+from gemma4_gguf.options import Device, SamplingOptions, SessionOptions, ToolOptions
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": (lambda x: _is_number(x) and 0 <= x < math.inf, "0 or more"),
@@ -28,7 +28,7 @@ def session_options(given: Mapping[str, Any]) -> SessionOptions:
     Raises:
         OptionError: a name is unknown or a device misspelt.
     """
-    _require_names(SessionOptions, given)
+    _require_names((SessionOptions,), given)
     options = SessionOptions(**given)
     if options.device not in get_args(Device):
         raise OptionError(f"device is {options.device!r}; expected one of {', '.join(get_args(Device))}.")
@@ -45,7 +45,7 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
     Raises:
         OptionError: a name is unknown or a value out of range.
     """
-    _require_names(SamplingOptions, given)
+    _require_names((SamplingOptions,), given)
     values = dict(given)
     if "stop" in values:
         stop = values["stop"]
@@ -58,8 +58,25 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
     return options
 
 
-def _require_names(kind: type, given: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(kind)]
+def turn_options(sampling: SamplingOptions, given: Mapping[str, Any]) -> tuple[SamplingOptions, ToolOptions]:
+    """What was said beside a question: how tokens are drawn, and how tools are called.
+
+    Args:
+        sampling: what is not given stays as here.
+        given: fields of either type by name.
+
+    Raises:
+        OptionError: a name is unknown or a value out of range.
+    """
+    _require_names((SamplingOptions, ToolOptions), given)
+    names = {field.name for field in fields(ToolOptions)}
+    drawn = {name: value for name, value in given.items() if name not in names}
+    calling = ToolOptions(**{name: value for name, value in given.items() if name in names})
+    return with_overrides(sampling, drawn), calling
+
+
+def _require_names(kinds: tuple[type, ...], given: Mapping[str, Any]) -> None:
+    known = [field.name for kind in kinds for field in fields(kind)]
     for name in given:
         if name not in known:
             raise OptionError(f"There is no option {name!r}; known are {', '.join(known)}.")

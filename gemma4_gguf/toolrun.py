@@ -60,6 +60,8 @@ def run_until_done(
     declared = {tool.name for tool in tools}
     seen: Counter[str] = Counter()
     reply = chat.send(*parts, **options)
+    if options.get("tool_choice") != "none":  # a call that is demanded each time would never end
+        options = options | {"tool_choice": "auto"}
     for _ in range(max_rounds - 1):
         if not reply.tool_calls:
             return reply

@@ -84,14 +84,17 @@ def as_tools(tools: Sequence[ToolLike | Tool] | None) -> tuple[Tool, ...]:
 
 
 def declarations(tools: Sequence[ToolLike | Tool] | None) -> list[dict[str, Any]] | None:
-    """Tools as the OpenAI dicts that templates read; dicts are handed on as they are.
+    """Tools as the OpenAI dicts that templates read; dicts of that shape are handed on as they are.
 
     Raises:
         ToolError: one of them cannot be declared.
     """
     read = as_tools(tools)
     given = zip(tools or (), read, strict=True)
-    return [dict(one) if isinstance(one, Mapping) else tool.declaration for one, tool in given] or None
+    return [
+        dict(one) if isinstance(one, Mapping) and "function" in one else tool.declaration
+        for one, tool in given
+    ] or None
 
 
 def run_call(tools: Sequence[Tool], call: ToolCall, *, timeout_s: float | None = None) -> ToolResult:

@@ -131,6 +131,9 @@ def test_every_option_is_a_field_or_a_part_of_the_turn(command: str) -> None:
         "think",
         "image_tokens",
         "json",
+        "schema",
+        "load",
+        "on_full",
         "help",
     }
     parser = build_parser()

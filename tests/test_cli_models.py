@@ -117,6 +117,52 @@ def test_ask_says_what_the_model_cannot_take(
     assert out == "" and err.count("error: ") == 3
 
 
+@pytest.mark.parametrize(
+    ("schema", "answers"),
+    [("left|right", ("left", "right")), ('root ::= "up"', ("up",)), ('{"enum": [1, 2]}', ("1", "2"))],
+)
+def test_ask_with_a_schema(
+    nano: dict[str, Path], capsys: pytest.CaptureFixture[str], schema: str, answers: tuple[str, ...]
+) -> None:
+    assert main(["ask", str(nano["model"]), "Where to?", "--schema", schema, "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.strip() in answers
+
+
+def test_ask_with_a_schema_from_a_file(
+    nano: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "wanted.json"
+    path.write_text('{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}')
+    command = ["ask", str(nano["model"]), "Is it?", "--temperature", "0", "--schema"]
+    assert main([*command, str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parsed"]["a"] in (True, False)
+    path.write_text('{"type": ')
+    for broken in (str(path), str(tmp_path / "none.json"), '{"type": "objekt"}', "(", "root ::= x"):
+        assert main([*command, broken]) == 12
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and "Traceback" not in err
+    assert main([*command, r"a{500}", "--max-tokens", "3"]) == 13
+    assert "max_tokens" in capsys.readouterr().err
+
+
+def test_chat_is_saved_and_goes_on(
+    nano: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a talk.chat"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"detect\n/save '{path}'\n/save\n/save /dev/null/x\n"))
+    command = ["chat", str(nano["model"]), "--max-tokens", "4", "--temperature", "0"]
+    assert main(command) == 0
+    assert path.is_file() and capsys.readouterr().err.count("error: ") == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"detect\n/load '{path}'\n/load {tmp_path}/none\n"))
+    assert main([*command, "--load", str(path), "--on-full", "drop_oldest"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("going on after 1 turns") == 2 and err.count("error: ") == 1
+    assert main([*command, "--load", str(tmp_path / "none")]) == 9
+
+
 def test_chat_goes_on_after_errors(
     nano: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -279,8 +279,16 @@ def test_wrong_tokens_and_impossible_grammars_are_errors(desk):
         desk.table.matcher(parse_gbnf("root ::= [^\\x00-\\U0010FFFF]"))
 
 
-def test_the_table_is_built_once(desk):
-    assert token_table(desk.model) is desk.table
+def test_the_table_is_built_once_for_a_file_and_outlives_its_model(desk, tmp_path):
+    path = tmp_path / "copy.gguf"
+    path.write_bytes(desk.model.facts.path.read_bytes())
+    tables = []
+    for _ in range(2):
+        with Session(path, projector=None, n_ctx=64) as other:
+            tables.append(token_table(other._model))
+    assert tables[0] is tables[1] is not desk.table
+    guide = Guide(tables[0], as_constraint(["yes"]).grammar, desk.markers)
+    assert (guide.mask() == desk.guide(as_constraint(["yes"])).mask()).all()
 
 
 def test_json_of_a_cut_reply(desk):

@@ -14,7 +14,8 @@ from nano_samples import SAMPLES, TRUTH, overlap
 from PIL import Image as PILImage
 
 from gemma4_gguf import Box, Chunk, Image, Point, Reply, Session, Video, draw_boxes
-from gemma4_gguf.errors import MediaError, MessageError, OptionError
+from gemma4_gguf.errors import IncompleteReplyError, MediaError, MessageError, OptionError
+from gemma4_gguf.grammars import load
 from gemma4_gguf.messages import Part
 from gemma4_gguf.requests import check_messages
 from gemma4_gguf.seeing import DESCRIBE_PROMPTS, DETECT_PROMPT, MAX_LIST_TOKENS, POINT_PROMPT, Seeing
@@ -112,6 +113,7 @@ def test_what_is_asked() -> None:
     assert image.source.size == SCENE.size
     assert text == DETECT_PROMPT.replace("{what}", "red mugs, plates")
     assert model.options == {
+        "schema": load("boxes"),
         "image_tokens": "auto",
         "system": "Look well.",
         "temperature": 0,
@@ -119,9 +121,12 @@ def test_what_is_asked() -> None:
     }
     model.point(SCENE, "{what} ever", temperature=0.5, max_tokens=9)
     assert model.parts[1] == POINT_PROMPT.replace("{what}", "{what} ever")
-    assert model.options == {"temperature": 0.5, "max_tokens": 9}
+    assert model.options == {"schema": load("points"), "temperature": 0.5, "max_tokens": 9}
     model.detect(SCENE, thinking=True)
-    assert model.options == {"thinking": True, "temperature": 0}, "a thought is as long as it is"
+    expected = {"schema": load("boxes"), "thinking": True, "temperature": 0}
+    assert model.options == expected, "a thought is as long as it is"
+    model.detect(SCENE, "mugs", prompt="find {what}")
+    assert "schema" not in model.options, "a question of one's own has an answer of its own form"
     model.detect(Image(SCENE, image_tokens=560), "x")
     assert isinstance(model.parts[0], Image) and model.parts[0].image_tokens == 560
 

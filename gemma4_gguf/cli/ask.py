@@ -7,7 +7,14 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options, given
+from gemma4_gguf.cli.options import (
+    add_model_options,
+    add_sampling_options,
+    add_schema_option,
+    add_turn_options,
+    given,
+    read_schema,
+)
 from gemma4_gguf.options import SamplingOptions
 
 DESCRIPTION = """\
@@ -16,6 +23,7 @@ Ask one question and print the answer as it comes.
   gemma4-gguf ask MODEL "What is in this picture?" --image photo.jpg
   gemma4-gguf ask MODEL "Transcribe this." --audio voice.mp3
   git diff | gemma4-gguf ask MODEL "Review this change." -
+  gemma4-gguf ask MODEL "What was bought?" --image receipt.jpg --schema receipt.json
 """
 
 
@@ -31,6 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("prompt", nargs="*", metavar="TEXT", help="the question; - stands for standard input")
     add_turn_options(parser)
     add_sampling_options(parser)
+    add_schema_option(parser)
     parser.add_argument("--json", action="store_true", help="print the whole reply as JSON at its end")
     parser.set_defaults(run=run)
 
@@ -40,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
     from gemma4_gguf.messages import Audio, Image, Part, Video
+    from gemma4_gguf.structured import as_constraint
 
+    schema = read_schema(args.schema)
+    if schema is not None:
+        as_constraint(schema)  # before a model is loaded for nothing
     parts: list[Part] = [*map(Image, args.image), *map(Video, args.video), *map(Audio, args.audio)]
     parts += [sys.stdin.read() if text == "-" else text for text in args.prompt]
     with open_session(args, quiet=args.json) as session:
@@ -50,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 system=args.system,
                 thinking=args.think,
                 image_tokens=args.image_tokens,
+                schema=schema,
                 **given(args, SamplingOptions),
             ),
             quiet=args.json,

@@ -6,12 +6,14 @@ import argparse
 from typing import Any
 
 from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options
+from gemma4_gguf.trimming import ON_FULL
 
 DESCRIPTION = """\
-Talk to a model. Type /help in the conversation for its commands: /image, /audio, /think, /reset and others.
+Talk to a model. Type /help in the conversation for its commands: /image, /audio, /think, /save and others.
 
   gemma4-gguf chat models/gemma-4-E2B-it-Q4_K_M.gguf
   gemma4-gguf chat unsloth/gemma-4-E2B-it-GGUF:Q4_K_M --image photo.jpg
+  gemma4-gguf chat models/gemma-4-E2B-it-Q4_K_M.gguf --load talk.chat
 """
 
 
@@ -26,6 +28,12 @@ def add_parser(commands: Any) -> None:
     add_model_options(parser)
     add_turn_options(parser)
     add_sampling_options(parser)
+    parser.add_argument(
+        "--on-full",
+        choices=ON_FULL,
+        help="when the context is full: an error (the default), or the oldest turns are left out",
+    )
+    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save wrote")
     parser.set_defaults(run=run)
 
 

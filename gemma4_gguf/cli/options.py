@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
+from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.options import (
     DEFAULT_IMAGE_TOKENS,
     IMAGE_TOKEN_BUDGETS,
@@ -76,6 +79,34 @@ def add_image_tokens(group: argparse._ActionsContainer) -> None:
         help=f"soft tokens a picture gets at most ({DEFAULT_IMAGE_TOKENS}): more see finer print; auto takes "
         "as many as do not shrink it",
     )
+
+
+def add_schema_option(parser: argparse.ArgumentParser) -> None:
+    """What the answer must be."""
+    parser.add_argument(
+        "--schema",
+        metavar="SCHEMA",
+        help="what the answer must be: a .json file with a JSON schema, a .gbnf file, or either as text; "
+        "yes|no or any other regular expression",
+    )
+
+
+def read_schema(given: str | None) -> Any:
+    """The value for `schema=` of what was typed: the text of a file, a JSON object, a grammar or a pattern.
+
+    Raises:
+        SchemaError: a file or a JSON text cannot be read.
+    """
+    if given is None:
+        return None
+    path = Path(given)
+    is_file = path.suffix in (".json", ".gbnf")
+    try:
+        text = path.read_text(encoding="utf-8") if is_file else given
+        return json.loads(text) if path.suffix == ".json" or text.lstrip().startswith("{") else text
+    except (OSError, ValueError) as error:
+        place = given if is_file else "--schema"
+        raise SchemaError(f"{place} cannot be read: {error}") from error
 
 
 def _budget(text: str) -> int | str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from gemma4_gguf.chat import Chat
 from gemma4_gguf.cli.options import given
 from gemma4_gguf.cli.output import hint
 from gemma4_gguf.cli.stream import show
@@ -19,15 +20,19 @@ from gemma4_gguf.errors import Gemma4Error
 from gemma4_gguf.messages import Audio, Image, Part, Video
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.session import Session
+from gemma4_gguf.trimming import OnFull
 
 PROMPT = "\001\033[1;36m\002› \001\033[0m\002"  # \001 and \002 keep readline from counting the colours
 MORE = "… "
 FENCE = '"""'
+_WORDS = ("image", "audio", "video", "think", "save", "load", "reset", "help", "exit")
 HELP = """\
 /image FILE [TEXT]   attach a picture, to the next turn or with TEXT to this one
 /audio FILE [TEXT]   attach a sound
 /video FILE [TEXT]   attach a clip
 /think [on|off]      let the model think before it answers
+/save FILE           write the conversation to a file
+/load FILE           go on with one that was saved
 /reset               forget the conversation
 /help                this list
 /exit                leave, as does Ctrl-D
@@ -56,10 +61,14 @@ class Repl:
             "/audio": lambda rest: self._attach(Audio, rest),
             "/video": lambda rest: self._attach(Video, rest),
             "/think": self._think,
+            "/save": self._save,
+            "/load": self._load,
             "/reset": self._reset,
             "/help": lambda _: hint("[dim]", HELP),
         }
-        self._chat = session.chat(system=args.system, thinking=args.think)
+        self._chat = self._new_chat(thinking=args.think)
+        if args.load is not None:
+            self._take_up(Path(args.load))
 
     def loop(self) -> None:
         """Take turns until the input ends."""
@@ -112,8 +121,45 @@ class Repl:
 
     def _reset(self, _: str) -> None:
         self._attached = []
-        self._chat = self._session.chat(system=self._args.system, thinking=self._chat.thinking)
+        self._chat = self._new_chat(thinking=self._chat.thinking)
         hint("[dim]", "forgotten")
+
+    def _new_chat(self, *, thinking: bool) -> Chat:
+        on_full: OnFull = self._args.on_full or "error"
+        return self._session.chat(system=self._args.system, thinking=thinking, on_full=on_full)
+
+    def _save(self, rest: str) -> None:
+        if path := _one_path(rest, "/save FILE"):
+            try:
+                self._chat.save(path)
+                hint("[dim]", f"saved to {path}")
+            except Gemma4Error as error:
+                hint("[red]error:[/] ", str(error))
+
+    def _load(self, rest: str) -> None:
+        if path := _one_path(rest, "/load FILE"):
+            try:
+                self._take_up(path)
+            except Gemma4Error as error:
+                hint("[red]error:[/] ", str(error))
+
+    def _take_up(self, path: Path) -> None:
+        chat = self._session.load_chat(path)
+        chat.on_full = self._args.on_full or chat.on_full
+        self._chat = chat
+        n_turns = sum(message["role"] == "user" for message in chat.messages)
+        hint("[dim]", f"{path}: going on after {n_turns} turns")
+
+
+def _one_path(rest: str, usage: str) -> Path | None:
+    try:
+        words = shlex.split(rest)
+    except ValueError:
+        words = [rest]
+    if len(words) == 1:
+        return Path(words[0]).expanduser()
+    hint("[red]error:[/] ", f"{usage} takes one file. Quote a name with spaces.")
+    return None
 
 
 def _turns() -> Iterator[str]:
@@ -180,7 +226,7 @@ def _history() -> Iterator[None]:
 def _complete(text: str, state: int) -> str | None:
     """Names of commands at the start, else of files."""
     start = Path(text).expanduser()
-    names = [f"/{word} " for word in ("image", "audio", "video", "think", "reset", "help", "exit")]
+    names = [f"/{word} " for word in _WORDS]
     found = [name for name in names if name.startswith(text)] if text.startswith("/") else []
     with contextlib.suppress(OSError):
         folder = start if text.endswith("/") else start.parent

@@ -8,7 +8,8 @@ thought before the value is free, and so is text before a tool call that need no
 from __future__ import annotations
 
 import ctypes
-import weakref
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -25,45 +26,33 @@ from gemma4_gguf.markers import MARKER_TEXT, Markers
 # llama_token_attr (llama.h): what llguidance must not take for text
 _UNKNOWN, _UNUSED, _CONTROL, _USER_DEFINED = 1, 2, 8, 16
 
+_MAX_TABLES = 2  # some 60 MB each for the vocabulary of Gemma 4
+
 # When a reply begins to follow its grammar.
 Start = Literal["now", "after_thought", "at_call"]
 
 
 class TokenTable:
-    """What llguidance knows about one vocabulary. Building takes seconds for a large one: see `token_table`.
+    """What llguidance knows about one vocabulary. Building takes a second or two for a large one: see
+    `token_table`. It outlives the model it was read from.
 
     Args:
-        model: loaded; it must outlive the table.
+        model: loaded.
+
+    Raises:
+        EngineError: no token of the vocabulary ends a reply.
     """
 
     def __init__(self, model: Model) -> None:
         llguidance = _llguidance()
-        lib = library.llama()
-        vocab = lib.llama_model_get_vocab(model.handle)
         self.n_vocab = model.n_vocab
         self.banned = np.array(model.facts.banned_tokens, dtype=np.int64)
-        hidden = set(model.facts.banned_tokens) | set(model.facts.special_tokens.values())
-        attribute, piece = lib.llama_vocab_get_attr, model.piece
-        tokens = []
-        for token in range(model.n_vocab):
-            text = piece(token)
-            special = token in hidden
-            if not special and text[:1] in (b"<", b"[", b""):  # asking for all of them would take a second
-                kind = attribute(vocab, token)
-                marker = kind & _USER_DEFINED and text.startswith(b"<") and text.endswith(b">")
-                special = bool(marker or kind & (_UNKNOWN | _UNUSED | _CONTROL))
-            tokens.append(b"\xff" + text if special else text)
         ends = [token for token in model.facts.special_tokens.values() if model.ends_reply(token)]
         if not ends:
             raise EngineError(f"{model.facts.path}: no token of its vocabulary ends a reply.")
         self.ends = np.array(sorted(ends), dtype=np.int64)
-        self.tokenizer: Any = llguidance.LLTokenizer.from_llamacpp(
-            tokens=tokens,
-            vocab_ptr=vocab,
-            tokenize_fptr=ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p).value,
-            eos_token=sorted(ends),
-            slices=None,
-        )
+        vocabulary = llguidance.TokenizerWrapper(_Vocabulary(model, sorted(ends)[0]))
+        self.tokenizer: Any = llguidance.LLTokenizer(vocabulary, eos_token=sorted(ends))
         found = {text: model.token_id(text) for text in MARKER_TEXT.values()}
         self.markers: Mapping[str, int] = {text: i for text, i in found.items() if i is not None}
 
@@ -83,15 +72,43 @@ class TokenTable:
         return matcher
 
 
-_tables: weakref.WeakKeyDictionary[Model, TokenTable] = weakref.WeakKeyDictionary()
+class _Vocabulary:
+    """A vocabulary as llguidance asks for it."""
+
+    def __init__(self, model: Model, end: int) -> None:
+        attribute, vocab = library.llama().llama_vocab_get_attr, model.vocab
+        self.eos_token_id, self.bos_token_id = end, model.bos
+        self.tokens = [model.read_piece(token) for token in range(model.n_vocab)]
+        special = set(model.facts.banned_tokens) | set(model.facts.special_tokens.values())
+        for token, text in enumerate(self.tokens):
+            if text[:1] in (b"<", b"[", b""):  # asking for all of them would take a second
+                kind = attribute(vocab, token)
+                marker = kind & _USER_DEFINED and text.startswith(b"<") and text.endswith(b">")
+                if marker or kind & (_UNKNOWN | _UNUSED | _CONTROL):
+                    special.add(token)
+        self.special_token_ids = sorted(special)
+        self._of_byte = {text: token for token, text in enumerate(self.tokens) if len(text) == 1}
+
+    def __call__(self, data: bytes) -> list[int]:
+        """Some tokenization. llguidance asks for one once, and masks do not rest on it."""
+        return [self._of_byte.get(bytes([byte]), self.eos_token_id) for byte in data]
+
+
+_tables: OrderedDict[tuple[Any, ...], TokenTable] = OrderedDict()
+_tables_lock = threading.Lock()
 
 
 def token_table(model: Model) -> TokenTable:
-    """Returns: the table of a model's vocabulary, built when first asked for."""
-    table = _tables.get(model)
-    if table is None:
-        table = _tables[model] = TokenTable(model)
-    return table
+    """Returns: the table of a model file's vocabulary, built when first asked for and kept for later."""
+    status = model.facts.path.stat()
+    key = (model.facts.path.resolve(), status.st_size, status.st_mtime_ns)
+    with _tables_lock:
+        if key not in _tables:
+            _tables[key] = TokenTable(model)
+        _tables.move_to_end(key)
+        while len(_tables) > _MAX_TABLES:
+            _tables.popitem(last=False)
+        return _tables[key]
 
 
 class Guide:
@@ -101,6 +118,7 @@ class Guide:
         table: of the model's vocabulary.
         grammar: what the reply must be, or, with start "at_call", one tool call.
         markers: ids of the markers.
+        calls: tool calls that may come instead of what the grammar says.
         start: "now"; "after_thought", where a thought may come first; "at_call", where anything may come, and
             each call that does follows the grammar.
         in_thought: the prompt ends inside a thought.
@@ -115,21 +133,39 @@ class Guide:
         grammar: Grammar,
         markers: Markers,
         *,
+        calls: Grammar | None = None,
         start: Start = "now",
         in_thought: bool = False,
     ) -> None:
-        self._table, self._grammar, self._markers = table, grammar, markers
+        self._table, self._markers = table, markers
         self._matcher = table.matcher(grammar)
+        self._calls = None if calls is None else table.matcher(calls)
         self._start = start
         self._thinks = in_thought
-        self._fresh = start == "after_thought" and not in_thought
+        # Markers that may stand in place of the grammar's first token.
+        self._may_think = start == "after_thought" and not in_thought and markers.channel_open is not None
+        self._may_call = self._calls is not None and markers.call_open is not None
         self._free = start == "at_call"
+        self._written: list[int] = []
         self._bits = np.zeros((table.n_vocab + 31) // 32, dtype=np.int32)
 
     @property
     def complete(self) -> bool:
         """What was written so far is a whole reply."""
         return self._free or (not self._thinks and bool(self._matcher.is_accepting()))
+
+    @property
+    def text(self) -> str:
+        """What was written after the thought, and so far."""
+        return self._table.tokenizer.decode_bytes(self._written).decode("utf-8", "replace")
+
+    @property
+    def finished(self) -> bool:
+        """What was written so far is a whole reply, and nothing can be added to it."""
+        if not self.complete or self._free:
+            return False
+        mask = self.mask()
+        return mask is not None and bool(mask.sum() == mask[self._table.ends].sum())
 
     def mask(self) -> np.ndarray | None:
         """Tokens that may come next.
@@ -150,8 +186,10 @@ class Guide:
             bool
         )
         allowed[self._table.banned] = False
-        if self._fresh and self._markers.channel_open is not None:
+        if self._may_think:
             allowed[self._markers.channel_open] = True
+        if self._may_call:
+            allowed[self._markers.call_open] = True
         if not allowed.any():
             raise GrammarError("the grammar is at a dead end: no token of this vocabulary goes on with it")
         return allowed
@@ -162,7 +200,7 @@ class Guide:
         Raises:
             GrammarError: it was not allowed.
         """
-        markers, fresh, self._fresh = self._markers, self._fresh, False
+        markers = self._markers
         if self._thinks:
             self._thinks = token != markers.channel_close
         elif self._free:
@@ -170,9 +208,12 @@ class Guide:
             if not self._free:
                 self._matcher.reset()
                 self._consume(token)
-        elif fresh and token == markers.channel_open:
-            self._thinks = True
+        elif self._may_think and token == markers.channel_open:
+            self._thinks, self._may_think = True, False
         else:
+            if self._may_call and token == markers.call_open:
+                self._matcher = self._calls
+            self._may_think = self._may_call = False
             self._consume(token)
             if self._start == "at_call" and token == markers.call_close:
                 self._free = True
@@ -181,6 +222,8 @@ class Guide:
         if not self._matcher.consume_token(token):
             self._check()
             raise GrammarError(f"token {token} does not fit the grammar")
+        if token not in self._table.ends:
+            self._written.append(token)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -230,8 +273,7 @@ class GuidedSampler:
 
     def _among(self, mask: np.ndarray, context: Any, row: int) -> int:
         lib, candidates = self._lib, self._candidates
-        pointer = lib.llama_get_logits_ith(context, row)
-        logits = np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        logits = np.ctypeslib.as_array(self._sampler.scores(context, row), (self._n_vocab,))
         candidates["id"] = self._ids
         candidates["logit"] = np.where(mask, logits, np.float32(-np.inf))
         array = lib.llama_token_data_array(

@@ -63,12 +63,12 @@ class Model:
         self.pages = FilePages(facts.path if release_pages and not off_cpu else None, facts.tensor_spans)
         self.pages.after_load()
         self._lib = lib
-        self._vocab = lib.llama_model_get_vocab(handle)
+        self.vocab = lib.llama_model_get_vocab(handle)
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(256)
-        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.n_embd: int = lib.llama_model_n_embd_inp(handle)
-        self.bos: int = lib.llama_vocab_bos(self._vocab)
+        self.bos: int = lib.llama_vocab_bos(self.vocab)
 
     def close(self) -> None:
         """Frees the weights. Calling it again does nothing."""
@@ -86,7 +86,7 @@ class Model:
         data = text.encode("utf-8", "replace")
         capacity = len(data) + 8  # every token covers at least one byte
         ids = (ctypes.c_int32 * capacity)()
-        n = self._lib.llama_tokenize(self._vocab, data, len(data), ids, capacity, False, special)
+        n = self._lib.llama_tokenize(self.vocab, data, len(data), ids, capacity, False, special)
         if n < 0:
             raise EngineError(f"llama.cpp cannot tokenize a text of {len(data):,} bytes (returned {n}).")
         return ids[:n]
@@ -95,7 +95,7 @@ class Model:
         """Bytes of one token, maybe part of a character; control tokens appear as written."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._read_piece(token)
+            piece = self._pieces[token] = self.read_piece(token)
         return piece
 
     def detokenize(self, ids: Sequence[int], *, special: bool = True) -> str:
@@ -110,7 +110,7 @@ class Model:
         """
         self.require_tokens(ids)
         if not special:
-            ids = [i for i in ids if not self._lib.llama_vocab_is_control(self._vocab, i)]
+            ids = [i for i in ids if not self._lib.llama_vocab_is_control(self.vocab, i)]
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
     def require_tokens(self, ids: Sequence[int]) -> None:
@@ -121,18 +121,19 @@ class Model:
 
     def ends_reply(self, token: int) -> bool:
         """Whether a drawn token ends the reply (<turn|>, <eos>, <|tool_response>)."""
-        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+        return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
 
     def token_id(self, text: str) -> int | None:
         """Id of a control token by its text; None if this vocabulary lacks it."""
         return self.facts.special_tokens.get(text)
 
-    def _read_piece(self, token: int) -> bytes:
+    def read_piece(self, token: int) -> bytes:
+        """As `piece`, read from llama.cpp each time."""
         read = self._lib.llama_token_to_piece
-        n = read(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        n = read(self.vocab, token, self._buffer, len(self._buffer), 0, True)
         if n < 0:
             self._buffer = ctypes.create_string_buffer(-n)
-            n = read(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+            n = read(self.vocab, token, self._buffer, len(self._buffer), 0, True)
         return self._buffer.raw[:n]
 
 

@@ -55,13 +55,23 @@ class Sampler:
         Raises:
             EngineError: the model computed NaN, on which llama.cpp would end the process.
         """
-        first = self._logits(context, row)[0]
+        self.scores(context, row)
+        return int(self._sample(self.handle, context, row))
+
+    def scores(self, context: Any, row: int = -1) -> Any:
+        """The logits that a draw would be from, as a pointer to float32.
+
+        Raises:
+            EngineError: they are NaN.
+        """
+        logits = self._logits(context, row)
+        first = logits[0]
         if first != first:  # one NaN in the last hidden state makes all of them NaN
             raise EngineError(
                 "The model computed NaN instead of numbers: its weights are damaged, or overflow in their "
                 "type. Convert the checkpoint again, to BF16 or Q8_0."
             )
-        return int(self._sample(self.handle, context, row))
+        return logits
 
     def close(self) -> None:
         """Frees the chain. Calling it again does nothing."""
