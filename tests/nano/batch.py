@@ -78,6 +78,12 @@ class Encoder:
             "sounds": sounds,
         }
 
+    def encode_beside(self, dialogue: Dialogue, media: dict[str, Any]) -> dict[str, Any]:
+        """Another dialogue about media that are prepared already."""
+        text, _ = render(dialogue)
+        ids = self.ids(text, [n for _, _, n in media["pictures"]], [n for _, _, n in media["sounds"]])
+        return {"ids": ids, "labels": labels_of(ids, ID, self.model_word), **media}
+
     def collate(self, dialogues: list[Dialogue], prompt_only: bool = False) -> dict[str, np.ndarray]:
         """A batch padded on the right.
 

@@ -135,6 +135,15 @@ def take_vision(model: Gemma4ForConditionalGeneration, directory: Path) -> int:
     return taken
 
 
+@torch.no_grad()
+def load_weights(model: Gemma4ForConditionalGeneration, directory: Path) -> None:
+    """Takes the weights of a written checkpoint of the same shape; the bounds of its clamps are left."""
+    written = Gemma4ForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    found = dict(written.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.copy_(found[name])
+
+
 def processor_config() -> dict[str, Any]:
     """``processor_config.json`` of the image, sound and video processors."""
     image = {

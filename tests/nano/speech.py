@@ -21,6 +21,7 @@ import numpy as np
 from nano.words import SPOKEN, words_of
 
 RATE_HZ = 16_000
+BLOCK = 128  # samples
 DIALECTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
 TRAINING = words_of(
     """
@@ -46,6 +47,11 @@ def resample(samples: np.ndarray, rate_in: float, rate_out: float) -> np.ndarray
     n = min(len(kept), len(spectrum))
     kept[:n] = spectrum[:n]
     return (np.fft.irfft(kept, n_out) * (n_out / n_in)).astype(np.float32)
+
+
+def whole_blocks(samples: np.ndarray) -> np.ndarray:
+    """Silence behind a sound up to a multiple of BLOCK, whose Fourier transforms are quick."""
+    return np.pad(samples, (0, -len(samples) % BLOCK))
 
 
 def synthesize(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
@@ -125,12 +131,13 @@ class Voices:
         voice = self.by_voice[rng.choice(sorted(self.by_voice))]
         pieces = [np.zeros(rng.randint(800, 6400), np.float32)]
         for word in words:
-            piece = rng.choice(voice[word]).astype(np.float32) / 32768.0
-            rate = rng.uniform(0.88, 1.14)  # faster is also higher
-            pieces += [resample(piece, rate, 1.0), np.zeros(rng.randint(1600, 5600), np.float32)]
+            piece = whole_blocks(rng.choice(voice[word]).astype(np.float32) / 32768.0)
+            n_blocks = len(piece) // BLOCK
+            bent = round(n_blocks / rng.uniform(0.88, 1.14))  # faster is also higher
+            pieces += [resample(piece, n_blocks, bent), np.zeros(rng.randint(1600, 5600), np.float32)]
         if not words:
             pieces.append(np.zeros(rng.randint(6400, 24000), np.float32))
-        sound = np.concatenate(pieces)
+        sound = whole_blocks(np.concatenate(pieces))
         spectrum = np.fft.rfft(sound)
         tilt = np.interp(
             np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 6), generator.uniform(0.5, 1.4, 6)

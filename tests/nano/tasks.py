@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from nano.dialogue import Dialogue
 from nano.speech import Voices
-from nano.tasks_picture import clip_dialogue, read_dialogue, scene_dialogue
+from nano.tasks_picture import clip_dialogue, read_dialogue, scene_dialogue, scene_questions
 from nano.tasks_sound import sound_call_dialogue, talking_clip_dialogue, transcribe_dialogue
 from nano.tasks_text import (
     copy_dialogue,
@@ -103,6 +103,27 @@ class Mix:
     def clip(self, rng: random.Random) -> Dialogue:
         """One clip, half of them with a voice."""
         return talking_clip_dialogue(rng, self.voices) if rng.random() < 0.5 else clip_dialogue(rng)
+
+    def texts(self, rng: random.Random) -> list[Dialogue]:
+        """The next block of packed rows: one dialogue."""
+        return [with_thought(rng, self.text(rng))]
+
+    def pictures(self, rng: random.Random) -> list[Dialogue]:
+        """The next block: questions about one picture side by side, or one dialogue about it."""
+        draw = rng.random()
+        if draw < (0.12 if self.easy else 0.25):
+            return [with_thought(rng, read_dialogue(rng))]
+        if draw < (0.16 if self.easy else 0.45):
+            return [with_thought(rng, self.picture(rng))]
+        return scene_questions(rng, 8, easy=self.easy)
+
+    def sounds(self, rng: random.Random) -> list[Dialogue]:
+        """The next block: one dialogue."""
+        return [with_thought(rng, self.sound(rng))]
+
+    def clips(self, rng: random.Random) -> list[Dialogue]:
+        """The next block: one dialogue."""
+        return [with_thought(rng, self.clip(rng))]
 
     def batch(self, kind: str, size: int, seed: int) -> list[Dialogue]:
         """A batch of one kind; the seed decides everything in it."""

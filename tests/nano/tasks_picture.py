@@ -37,6 +37,7 @@ POINT = (
     "Point at {} in the image. Return a JSON list of objects with point and label.",
 )
 DESCRIBE = (
+    "Describe this picture in detail.",
     "Describe the picture.",
     "Describe this image in one sentence.",
     "What do you see?",
@@ -53,8 +54,21 @@ READ = (
     "Read the text in the image.",
     "What does the picture say?",
 )
+#: What Session.detect, point and describe ask (a test holds them to it).
+SESSION_DETECT = (
+    "Detect {what}. Answer only with a JSON list that has one object for each one you see, 40 at most: "
+    '{"box_2d": [ymin, xmin, ymax, xmax], "label": "what it is"}, where the numbers are thousandths of the '
+    "picture, 0 to 1000. If there is none, answer []."
+)
+SESSION_POINT = (
+    "Point to {what}. Answer only with a JSON list that has one object for each one you see, 40 at most: "
+    '{"point": [y, x], "label": "what it is"}, where the numbers are thousandths of the picture, 0 to 1000. '
+    "If there is none, answer []."
+)
+SESSION_SHARE = 0.3
 EVERYTHING = ("all objects", "everything", "the objects", "all shapes and buttons", "objects", "every object")
 MOTION = (
+    "Describe what happens in this clip from beginning to end, and when.",
     "What moves?",
     "Which shape moves, and where?",
     "What happens in this clip?",
@@ -134,13 +148,20 @@ def _truth(items: list[Item]) -> list[dict[str, Any]]:
     return [{"box": list(item.box), "label": item.label} for item in items]
 
 
+def _ask_for(rng: random.Random, session: str, others: tuple[str, ...], what: str) -> str:
+    """A prompt for boxes or points of something."""
+    if rng.random() < SESSION_SHARE:
+        return session.replace("{what}", what)
+    return rng.choice(others).format(what)
+
+
 Question = tuple[str, str, str, dict[str, Any]]  # task, question, answer, truth
 
 
 def ask_detect(rng: random.Random, shown: Scene) -> Question:
     """Boxes of everything or of what is named."""
     what, found = _wanted(rng, shown.items)
-    prompt = rng.choice(DETECT).format(what)
+    prompt = _ask_for(rng, SESSION_DETECT, DETECT, what)
     if what in EVERYTHING and rng.random() < 0.2:
         prompt = "detect"
     return "detect", prompt, boxes_json(found), {"items": _truth(found)}
@@ -151,7 +172,7 @@ def ask_point(rng: random.Random, shown: Scene) -> Question:
     what, found = _wanted(rng, shown.items)
     while what in EVERYTHING and shown.items:
         what, found = _wanted(rng, shown.items)
-    return "point", rng.choice(POINT).format(what), points_json(found), {"items": _truth(found)}
+    return "point", _ask_for(rng, SESSION_POINT, POINT, what), points_json(found), {"items": _truth(found)}
 
 
 def ask_describe(rng: random.Random, shown: Scene) -> Question:
@@ -238,6 +259,23 @@ def scene_dialogue(
         dialogue.thinking = True
         messages[-1]["thinking"] = "I see " + ", ".join(item_phrase(item) for item in shown.items) + "."
     return dialogue
+
+
+def scene_questions(
+    rng: random.Random, n_questions: int, image_tokens: int = 70, easy: bool = False
+) -> list[Dialogue]:
+    """Dialogues of one question each about the same scene."""
+    shown = scene(rng, rng.choice([1, 2]), 0.15) if easy else scene(rng)
+    dialogues = []
+    for _ in range(n_questions):
+        kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        name, question, answer, truth = ASK[kind](rng, shown)
+        if rng.random() < 0.05:
+            question = question.lower().rstrip("?. ")  # as people type it
+        content = [{"type": "image", "image": shown.picture}, {"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        dialogues.append(Dialogue(name, messages, image_tokens=image_tokens, truth=truth))
+    return dialogues
 
 
 def printed_text(rng: random.Random) -> str:

@@ -10,7 +10,15 @@ from nano.tasks_picture import clip_dialogue
 from nano.tasks_tools import tool_sound_dialogue
 from nano.words import COMMANDS, SPOKEN
 
+#: What Session.transcribe asks (a test holds it to that).
+SESSION_TRANSCRIBE = (
+    "Transcribe the speech in this recording, in {language}. Write only the words that are spoken, on "
+    "one line, numbers as digits."
+)
 TRANSCRIBE = (
+    SESSION_TRANSCRIBE.format(language="the language that is spoken"),
+    SESSION_TRANSCRIBE.format(language="the language that is spoken"),
+    SESSION_TRANSCRIBE.format(language="English"),
     "Transcribe the audio.",
     "Transcribe.",
     "Transcribe this.",

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from nano.batch import Encoder
 from nano.clamps import set_clamps
-from nano.config import build_model, take_vision, write_checkpoint
+from nano.config import build_model, load_weights, take_vision, write_checkpoint
 from nano.dialogue import IGNORE
 from nano.rounding import quantized_later, rounded_weights
 from nano.speech import Voices
@@ -120,7 +120,9 @@ class Trainer:
         self.options, self.tokenizer_json = options, tokenizer_json
         self.device = torch.device(options.device)
         self.model = build_model(options.seed)
-        if options.vision_from is not None:
+        if options.start is not None:
+            load_weights(self.model, options.start)
+        elif options.vision_from is not None:
             print(f"took {take_vision(self.model, options.vision_from)} vision tensors", flush=True)
         self.model.to(self.device).train()
         self.optimizers = make_optimizers(self.model, options.lr)
@@ -181,26 +183,27 @@ class Trainer:
         torch.save(state, self.file.with_suffix(".tmp"))
         os.replace(self.file.with_suffix(".tmp"), self.file)
 
-    def export(self) -> None:
-        """Sets the clamps from what the towers see and writes ``checkpoint/``."""
-        voices = Voices.load(self.options.words, held_out=False)
-        encoder, mix = Encoder(self.tokenizer_json), Mix(voices)
-        seen = [
-            encoder.collate(mix.batch(kind, 8, seed)) for kind in ("picture", "sound") for seed in range(2)
-        ]
-        model = build_model(self.options.seed)
-        model.load_state_dict({name: value.float().cpu() for name, value in self.model.state_dict().items()})
-        set_clamps(model, seen)
-        template = self.options.template.read_text(encoding="utf-8") if self.options.template else None
-        size = write_checkpoint(model, self.tokenizer_json, self.options.out / "checkpoint", template)
-        print(f"checkpoint of {size} bytes after step {self.step}", flush=True)
+
+def export_checkpoint(trained: Any, options: argparse.Namespace, step: int) -> None:
+    """Sets the clamps from what the towers see and writes ``OUT/checkpoint``."""
+    tokenizer_json = options.out / "tokenizer.json"
+    encoder, mix = Encoder(tokenizer_json), Mix(Voices.load(options.words, held_out=False))
+    seen = [encoder.collate(mix.batch(kind, 8, seed)) for kind in ("picture", "sound") for seed in range(2)]
+    model = build_model(options.seed)
+    model.load_state_dict({name: value.float().cpu() for name, value in trained.state_dict().items()})
+    set_clamps(model, seen)
+    template = options.template.read_text(encoding="utf-8") if options.template else None
+    size = write_checkpoint(model, tokenizer_json, options.out / "checkpoint", template)
+    print(f"checkpoint of {size} bytes after step {step}", flush=True)
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains until the schedule ends or a signal comes."""
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer_json = options.out / "tokenizer.json"
-    if not tokenizer_json.is_file():
+    if not tokenizer_json.is_file() and options.start is not None:
+        tokenizer_json.write_bytes((options.start / "tokenizer.json").read_bytes())
+    elif not tokenizer_json.is_file():
         train_tokenizer(Voices.load(options.words, held_out=False)).save(str(tokenizer_json))
     trainer = Trainer(options, tokenizer_json)
     stop: list[int] = []
@@ -236,10 +239,10 @@ def run(options: argparse.Namespace) -> None:
                 trainer.save()
                 saved_at = time.monotonic()
             if time.monotonic() - exported_at > 60 * options.export_minutes:
-                trainer.export()
+                export_checkpoint(trainer.model, options, trainer.step)
                 exported_at = time.monotonic()
     trainer.save()
-    trainer.export()
+    export_checkpoint(trainer.model, options, trainer.step)
 
 
 def main() -> None:
@@ -267,6 +270,7 @@ def main() -> None:
         "--large-pictures", type=float, default=0.4, help="share of picture batches above budget 70"
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
     parser.add_argument("--vision-from", type=Path, help="checkpoint whose vision tower to start from")
     parser.add_argument("--template", type=Path, help="chat template to write beside the weights")
     parser.add_argument("--pause-file", type=Path, help="wait while this file exists")
