@@ -6,14 +6,16 @@ The checkpoint is a small trained Gemma 4 (gemma4_gguf/nano, whose README.md has
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from time import perf_counter
 
 from PIL import Image as PILImage
 
 from gemma4_gguf.boxes import Box, draw_boxes, read_boxes
+from gemma4_gguf.bundled import bundled_checkpoint
 from gemma4_gguf.convert import convert_checkpoint
 from gemma4_gguf.convert.progress import ProgressCallback
 from gemma4_gguf.errors import OutputError
@@ -83,19 +85,16 @@ def convert(out_dir: Path, *, progress: ProgressCallback | None = None) -> Conve
         What was written.
 
     Raises:
+        CheckpointError: the bundled checkpoint is damaged.
         OutputError: the directory cannot be written.
     """
     start = perf_counter()
-    with as_file(files("gemma4_gguf.nano")) as bundled:
+    with bundled_checkpoint() as bundled:
         made = convert_checkpoint(bundled, out_dir, "Q4_K_M", name=NAME, force=True, progress=progress)
         seconds = perf_counter() - start
         picture = out_dir / PICTURE
-        try:
+        with _writing(picture):
             shutil.copyfile(bundled / "samples" / PICTURE, picture)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write {picture}: {error.strerror}. Choose another directory."
-            ) from error
     if made.projector is None:
         raise OutputError(f"{made.model} has no projector: the installation is damaged. Install it again.")
     return Converted(made.model, made.projector, picture, seconds)
@@ -112,6 +111,7 @@ def answer(files: Converted) -> Answer:
 
     Raises:
         EngineError: llama.cpp is too old or does not load.
+        OutputError: the drawing cannot be written.
     """
     start = perf_counter()
     with Session(files.model) as session:
@@ -124,5 +124,16 @@ def answer(files: Converted) -> Answer:
             (picture.width * ENLARGED, picture.height * ENLARGED), PILImage.Resampling.LANCZOS
         )
     drawing = files.picture.with_name(f"{files.picture.stem}-boxes.png")
-    draw_boxes(large, read_boxes(reply.text, large.size)).save(drawing)
+    with _writing(drawing):
+        draw_boxes(large, read_boxes(reply.text, large.size)).save(drawing)
     return Answer(reply.text, boxes, drawing, opened - start, done - opened)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another directory."
+        ) from error

@@ -143,10 +143,10 @@ def fetch(repo: Repo, commit: str, files: list[RemoteFile], progress: DownloadPr
         OutputError: no room, or no permission to write.
     """
     root = repo.snapshot(commit)
-    todo = [f for f in files if not (root / f.name).exists() and not (repo.blobs / f.etag).exists()]
     total = sum(f.size_bytes for f in files)
-    tally = _Tally(total, total - sum(f.size_bytes for f in todo), progress)
     with _written(repo.cache_dir):
+        todo = [f for f in files if not (root / f.name).exists() and not (repo.blobs / f.etag).exists()]
+        tally = _Tally(total, total - sum(f.size_bytes for f in todo), progress)
         if todo:
             repo.blobs.mkdir(parents=True, exist_ok=True)
             _check_space(repo, sum(f.size_bytes - _size(repo.partial(f)) for f in todo))

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.output import byte_progress, hint, print_json, print_json_rows, size, tensor_progress
     from gemma4_gguf.demo import SNIPPET, answer, convert
 
-    out = Path(args.keep) if args.keep else Path(tempfile.mkdtemp(prefix="gemma4-gguf-demo-"))
+    out = Path(args.keep).expanduser() if args.keep else _temporary_directory()
 
     def say(step: str, text: str) -> None:
         if not args.json:
@@ -61,3 +61,15 @@ def run(args: argparse.Namespace) -> int:
     say("\nThe same in Python" + ("" if args.keep else " after gemma4-gguf demo --keep DIR"), "")
     hint("", "\n" + textwrap.indent(SNIPPET.format(folder=kept), "  "))
     return 0
+
+
+def _temporary_directory() -> Path:
+    from gemma4_gguf.errors import OutputError
+
+    try:
+        return Path(tempfile.mkdtemp(prefix="gemma4-gguf-demo-"))
+    except OSError as error:
+        raise OutputError(
+            f"No temporary directory can be made: {error.strerror or error}. Name one with --keep DIR, or set "
+            "TMPDIR (TEMP on Windows)."
+        ) from error

@@ -16,6 +16,7 @@ from gemma4_gguf.cli import (
     describe,
     detect,
     devices,
+    doctor,
     inspect,
     pull,
     quantize,
@@ -24,7 +25,7 @@ from gemma4_gguf.cli import (
 from gemma4_gguf.cli.errors import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, report
 from gemma4_gguf.cli.options import MODEL_VARIABLE
 
-COMMANDS = (demo, convert, quantize, inspect, ask, chat, detect, describe, transcribe, pull, devices)
+COMMANDS = (demo, convert, quantize, inspect, ask, chat, detect, describe, transcribe, pull, devices, doctor)
 DEBUG = "GEMMA4_GGUF_DEBUG"
 
 DESCRIPTION = "Convert Gemma 4 checkpoints to GGUF and run them on this machine."

@@ -131,6 +131,29 @@ def build_info() -> str:
     return str(llama().llama_print_system_info().decode(errors="replace")).strip()
 
 
+def ggml_build() -> tuple[str, str]:
+    """Version and commit of the ggml in it; "" for what an older one does not tell."""
+    llama()
+    known = []
+    for name in ("ggml_version", "ggml_commit"):
+        try:
+            known.append(_ggml(name, ctypes.c_char_p)().decode(errors="replace"))
+        except EngineError:
+            known.append("")
+    return known[0], known[1]
+
+
+def backends() -> tuple[str, ...]:
+    """What this build of llama.cpp can compute with, whether or not there is a device for it.
+
+    Returns:
+        Names as in `DeviceInfo.backend`.
+    """
+    llama()
+    get = _ggml("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
+    return tuple(_backend_name(get(i)) for i in range(_ggml("ggml_backend_reg_count", ctypes.c_size_t)()))
+
+
 # Log lines
 
 
@@ -230,18 +253,22 @@ def _describe(handle: int) -> DeviceInfo:
     description = _ggml("ggml_backend_dev_description", ctypes.c_char_p, pointer)(handle)
     kind = _KINDS.get(_ggml("ggml_backend_dev_type", ctypes.c_int, pointer)(handle), "gpu")
     registry = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)(handle)
-    backend = _ggml("ggml_backend_reg_name", ctypes.c_char_p, pointer)(registry).decode().lower()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     size = ctypes.POINTER(ctypes.c_size_t)
     _ggml("ggml_backend_dev_memory", None, pointer, size, size)(handle, free, total)
     return DeviceInfo(
         name=name.decode(errors="replace"),
         description=description.decode(errors="replace"),
-        backend=_BACKENDS.get(backend, backend),
+        backend=_backend_name(registry),
         kind=kind,
         memory_bytes=total.value,
         free_bytes=free.value,
     )
+
+
+def _backend_name(registry: int) -> str:
+    name = _ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)(registry).decode().lower()
+    return _BACKENDS.get(name, name)
 
 
 @functools.cache
