@@ -326,6 +326,29 @@ def test_a_penalty_turns_away_what_was_just_read(opened: Callable[..., Context])
 # Interrupts
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
+def test_one_team_of_threads_computes_whoever_asks(opened: Callable[..., Context]) -> None:
+    """A second team would have more workers than cores, which slows every token down."""
+    context = opened("e2b")
+
+    def decode() -> None:
+        state = SequenceState(0)
+        state.dirty = True
+        context.prefill(state, list(range(10, 60)))
+        context.extend_one(state, 7)
+
+    def n_threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    decode()
+    before, seen = n_threads(), []
+    asking = [threading.Thread(target=lambda: (decode(), seen.append(n_threads()))) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+        thread.join()
+    assert seen == [before + 1, before + 1], "the thread that asks, and no other"
+
+
 def test_ctrl_c_reaches_a_long_decode(opened: Callable[..., Context]) -> None:
     interrupt = opened("e2b")._interrupt
 

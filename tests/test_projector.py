@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,33 @@ def test_ctrl_c_inside_the_callback_is_not_lost(
         with pytest.raises(KeyboardInterrupt):
             projector.encode_audio(sweep(500))
     assert np.isfinite(projector.encode_audio(sweep(500))).all()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a Ctrl-C")
+def test_ctrl_c_stops_a_picture_that_is_being_encoded(
+    open_projector: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of some thousand nodes only those that were under way are computed."""
+    projector = open_projector("e2b")
+    pixels = prepare_image(picture(120, 90), 280).pixels
+    look, visits = GraphFixes._look, [0]
+
+    def slow(self: GraphFixes, tensor: int, ask: bool) -> bool:
+        visits[0] += 1
+        if visits[0] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # until the main thread has seen it
+        return look(self, tensor, ask)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GraphFixes, "_look", slow)
+        with pytest.raises(KeyboardInterrupt):
+            projector.encode_image(pixels)
+        stopped_after = visits[0]
+        visits[0] = 3
+        projector.encode_image(pixels)
+    assert stopped_after < visits[0] / 3
+    assert np.isfinite(projector.encode_image(pixels)).all()
 
 
 def test_repeated_and_interleaved_calls_give_the_same(open_projector: Open) -> None:

@@ -46,17 +46,23 @@ def place(
     shutil.copyfile(files["model"], tmp_path / "models" / MODEL)
     shutil.copyfile(files["projector"], tmp_path / "models/mmproj-gemma-4-E2B-it-BF16.gguf")
     shutil.copytree(checkpoint("e2b"), tmp_path / "checkpoints/my-finetune")
-    for name in ("sign.jpg", "street.png"):
+    for name in ("sign.jpg", "street.png", "receipt.jpg"):
         shutil.copyfile(NANO / "samples/scene1.png", tmp_path / name)
     for name in ("voice.wav", "talk.mp3"):
         (tmp_path / name).write_bytes(wav(speech(1)))
     (tmp_path / "holiday.mp4").write_bytes(clip(40, 10, sound=True))
     generate = Session.generate
 
-    def short(self: Session, *messages: Any, sampling: Any, **options: Any) -> Any:
+    (tmp_path / "receipt.json").write_text('{"type": "object", "properties": {"shop": {"type": "string"}}}')
+
+    def short(self: Session, *messages: Any, sampling: Any, schema: Any = None, **options: Any) -> Any:
         from dataclasses import replace
 
-        return generate(self, *messages, sampling=replace(sampling, max_tokens=MAX_TOKENS), **options)
+        sampling = replace(sampling, max_tokens=MAX_TOKENS)
+        if schema is not None:  # random weights would never close a text, a list or a number
+            ends = tuple((i, 40.0) for text in '"}],' for i in self.tokenize(text))
+            sampling = replace(sampling, max_tokens=200, temperature=0, logit_bias=ends)
+        return generate(self, *messages, sampling=sampling, schema=schema, **options)
 
     monkeypatch.setattr(Session, "generate", short)
     monkeypatch.chdir(tmp_path)

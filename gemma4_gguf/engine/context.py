@@ -33,7 +33,6 @@ MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 SWA_PADDING = 256  # llama_kv_cache_iswa rounds the cells of the sliding-window layers up to it
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type
 _ABORTED = 2  # llama_decode was told to stop
-_INTERRUPTIBLE_TOKENS = 16  # decodes of at least so many tokens run where Ctrl-C can reach them
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +114,6 @@ class Context:
     def close(self) -> None:
         """Frees the context, once no decode is running. Calling it again does nothing."""
         with self.lock:
-            self._interrupt.close()
             self._finalizer()
             self.handle = None
 
@@ -200,7 +198,8 @@ class Context:
         self.require_open()
         self.require_room(state.n_past + 1)
         state.dirty = True
-        code = self._lib.llama_decode(self.handle, self._single.set_one(token, state.n_past, state.number))
+        batch = self._single.set_one(token, state.n_past, state.number)
+        code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
         if code:
             raise _failed(code)
         self.model.pages.after_decode(1)
@@ -266,10 +265,7 @@ class Context:
             self._lib.llama_set_causal_attn(self.handle, True)
 
     def _decode(self, batch: Any) -> None:
-        if batch.n_tokens < _INTERRUPTIBLE_TOKENS:
-            code = self._lib.llama_decode(self.handle, batch)
-        else:
-            code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
+        code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
         self.model.pages.after_decode(batch.n_tokens)
         if code:
             raise _failed(code)

@@ -1,9 +1,13 @@
-"""Ctrl-C during a long decode.
+"""The one thread that computes, and Ctrl-C while it does.
 
-Python handles signals only between its own instructions and on the main thread, so a decode there would
-hold them up. The work runs on a helper thread while the main one waits, and llama.cpp polls a byte for the
-order to stop. The poll is libc's strlen of that byte ("" or one character): a callback in Python would
-fight for the interpreter lock at every node of the graph.
+All graphs run on one thread of the process. OpenMP keeps a team of workers for every thread that computes,
+and with a second team there are more workers than cores: they then sleep at every node of a graph instead of
+waiting awake (E2B on two cores: 71 ms a token instead of 55).
+
+Python handles signals only between its own instructions and on the main thread, so a decode there would hold
+them up. While the main thread waits for the one that computes, it can be told to stop: llama.cpp polls a
+byte. The poll is libc's strlen of that byte ("" or one character): a callback in Python would fight for the
+interpreter lock at every node of the graph.
 """
 
 from __future__ import annotations
@@ -13,11 +17,42 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_NAME = "gemma4-compute"
+_workers = ThreadPoolExecutor(1, _NAME)
+
+
+def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
+    """Runs work on the thread that computes.
+
+    Args:
+        work: calls llama.cpp.
+        stop: makes that call return soon; called when Ctrl-C comes while this thread waits, which is raised
+            once the call has returned.
+
+    Returns:
+        What the work returns.
+    """
+    if threading.current_thread().name.startswith(_NAME):
+        return work()
+    try:
+        future = _workers.submit(work)
+    except RuntimeError:  # the interpreter is ending and takes no more work
+        return work()
+    try:
+        return future.result()
+    except BaseException:
+        if not future.done():
+            stop()
+            _await(future)
+        raise
 
 
 class Interrupt:
-    """Runs decodes of one context so that an exception in the waiting thread stops them.
+    """Runs the decodes of one context so that Ctrl-C stops them.
 
     Args:
         lib: the binding module.
@@ -26,30 +61,22 @@ class Interrupt:
 
     def __init__(self, lib: Any, handle: Any) -> None:
         self._flag = ctypes.create_string_buffer(2)
-        self._workers = ThreadPoolExecutor(1, "gemma4-decode")
         strlen = ctypes.cast(_libc().strlen, ctypes.c_void_p).value
         callback = lib.ggml_abort_callback(strlen)
         lib.llama_set_abort_callback(handle, callback, ctypes.cast(self._flag, ctypes.c_void_p))
 
     def run(self, work: Callable[[], int]) -> int:
-        """Runs work; an exception in the waiting thread (Ctrl-C) stops it first and is then raised."""
-        if threading.current_thread() is not threading.main_thread():
-            return work()
-        future = self._workers.submit(work)
+        """Runs a decode; Ctrl-C stops it first and is then raised."""
         try:
-            return future.result()
-        except BaseException:
-            self._flag[0] = b"\x01"
-            _await(future)
-            raise
+            return compute(work, self._stop)
         finally:
             self._flag[0] = b"\0"
 
-    def close(self) -> None:
-        self._workers.shutdown(wait=False)
+    def _stop(self) -> None:
+        self._flag[0] = b"\x01"
 
 
-def _await(future: Future[int]) -> None:
+def _await(future: Future[Any]) -> None:
     """Waits for work that has been told to stop, whatever else is pressed."""
     while not future.done():
         try:

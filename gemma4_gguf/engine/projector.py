@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf.engine import library
+from gemma4_gguf.engine.interrupt import compute
 from gemma4_gguf.engine.model import path_bytes
 from gemma4_gguf.engine.projector_checks import check_layout
 from gemma4_gguf.engine.projector_fixes import GraphFixes
@@ -247,7 +248,13 @@ class Projector:
                         f"llama.cpp makes {found} tokens of this, transformers {n_tokens}: this version of "
                         "llama-cpp-python prepares media in another way. Install 0.3.36."
                     )
-                status = lib.mtmd_encode_chunk(self._handle, chunk)
+                handle = self._handle
+                if self._fixes is not None:
+                    self._fixes.begin()
+                status = compute(
+                    lambda: lib.mtmd_encode_chunk(handle, chunk),
+                    stop=_nothing if self._fixes is None else self._fixes.stop,
+                )
                 if self._fixes is not None:
                     self._fixes.raise_interrupt()
                 if status != 0:
@@ -284,3 +291,7 @@ class Projector:
                 "llama-cpp-python 0.3.36."
             )
         return media[0]
+
+
+def _nothing() -> None:
+    """What stops a graph that cannot be stopped."""

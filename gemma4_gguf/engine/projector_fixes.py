@@ -47,6 +47,7 @@ class GraphFixes:
         self._activation = activation
         self._energies: np.ndarray | None = None
         self._interrupt: KeyboardInterrupt | None = None
+        self._stopped = False
         self.callback = library.llama().ggml_backend_sched_eval_callback(self._visit)
 
     def expect_sound(self, samples: np.ndarray) -> None:
@@ -57,6 +58,14 @@ class GraphFixes:
         """Ends what `expect_sound` began, whether or not a graph has run."""
         self._energies = None
 
+    def stop(self) -> None:
+        """Ends the graph that runs at its next node; its result is of no use."""
+        self._stopped = True
+
+    def begin(self) -> None:
+        """Takes back an earlier `stop`."""
+        self._stopped = False
+
     def raise_interrupt(self) -> None:
         """Raises the Ctrl-C that came while the callback ran: ctypes would have swallowed it."""
         interrupt, self._interrupt = self._interrupt, None
@@ -65,6 +74,8 @@ class GraphFixes:
 
     def _visit(self, tensor: int, ask: bool, _data: Any) -> bool:
         """Called before a node (ask: is its result wanted?) and, if wanted, after it (go on?)."""
+        if self._stopped:
+            return ask  # wants the node, and then does not go on
         try:
             return self._look(tensor, ask)
         except KeyboardInterrupt as interrupt:

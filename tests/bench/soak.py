@@ -11,7 +11,6 @@ The result goes to standard output as JSON. For Linux and macOS.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import platform
@@ -34,7 +33,10 @@ from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS
 NANO = Path(__file__).resolve().parents[2] / "gemma4_gguf" / "nano"
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "count": {"type": "integer"}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "count": {"type": "integer", "minimum": 0, "maximum": 999},
+    },
     "required": ["name", "count"],
 }
 MAX_TOKENS = 24
@@ -133,8 +135,6 @@ def requests_of(session: Session) -> dict[str, Callable[[int], None]]:
     kinds = {"text": text, "chat": chat, "picture": picture, "schema": typed, "cancelled": cancelled}
     if not session.has_vision:
         del kinds["picture"]
-    if "schema" not in inspect.signature(session.ask).parameters:
-        del kinds["schema"]
     return kinds
 
 
