@@ -9,7 +9,8 @@ Each step has a fixed list of small batches; whichever process is free takes the
 to its own sum, so that a core which others use slows nothing but itself. Ctrl-C and SIGTERM save first; the
 same command goes on, with fresh optimizers. ``--start CHECKPOINT`` begins from written weights. While the
 file of ``--pause-file`` exists, training waits. ``OUT/mix.json`` is read before every step, so that what lags
-can be given more: ``{"text": 3, "picture": 3, "sound": 2}`` small batches of each kind, ``{"minutes": 90}``.
+can be given more: ``{"text": 3, "picture": 3, "sound": 2}`` small batches of each kind; ``minutes``,
+``easy``, ``rounding`` and ``lr`` as the options.
 """
 
 from __future__ import annotations
@@ -186,7 +187,8 @@ class Trainer:
         file = self.options.out / "mix.json"
         if file.is_file():
             counts |= json.loads(file.read_text(encoding="utf-8"))
-        self.options.minutes = counts.pop("minutes", self.options.minutes)
+        for name in ("minutes", "easy", "rounding", "lr"):
+            setattr(self.options, name, counts.pop(name, getattr(self.options, name)))
         order = [kind for kind in ("clip", "picture", "sound", "text") for _ in range(counts[kind])]
         kinds = list(MIX)
         self.shared.todo.fill_(-1)
