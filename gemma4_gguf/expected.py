@@ -164,7 +164,7 @@ class Reference:
 
     Args:
         folder: of the checkpoint.
-        made_with: versions of what recorded it.
+        made_with: versions of what recorded it, and the SHA-256 of the weights.
         numbers: by name: "text", "picture", "sound".
         embeddings: by name: "picture", "sound".
         questions: with known answers.

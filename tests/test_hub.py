@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -236,6 +237,36 @@ def test_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> None
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(OutputError, match="HF_HUB_CACHE"):
         fetch_single(hub, tmp_path / "file")
+
+
+def test_a_disk_that_fills_up_on_the_way_keeps_what_came(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(repo: download.Repo, commit: str, file: download.RemoteFile) -> Iterator[int]:
+        repo.partial(file).write_bytes(b"came")
+        yield 4
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(download, "_receive", full)
+        with pytest.raises(OutputError, match=r"No space left.*Make room.*HF_HUB_CACHE"):
+            fetch_single(hub, tmp_path)
+    assert [path.read_bytes() for path in tmp_path.rglob("*.gemma4.incomplete")]
+
+
+def test_a_cache_that_cannot_be_read_is_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Path.exists
+
+    def closed(path: Path, **options: bool) -> bool:
+        if "snapshots" in path.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    with pytest.raises(OutputError, match=r"Permission denied.*HF_HUB_CACHE"):
+        fetch_single(hub, tmp_path)
 
 
 @pytest.mark.parametrize(

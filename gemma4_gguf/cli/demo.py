@@ -70,6 +70,6 @@ def _temporary_directory() -> Path:
         return Path(tempfile.mkdtemp(prefix="gemma4-gguf-demo-"))
     except OSError as error:
         raise OutputError(
-            f"No temporary directory can be made: {error.strerror or error}. Name one with --keep DIR, or set "
-            "TMPDIR (TEMP on Windows)."
+            f"No temporary directory can be made: {error.strerror or error}. Name one with --keep DIR, or "
+            "set TMPDIR (TEMP on Windows)."
         ) from error

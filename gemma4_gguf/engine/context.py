@@ -26,7 +26,7 @@ from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS, SessionOptions
 
 TEXT_BATCH = 512
-CPU_TEXT_BATCH = 64  # hardly slower there, with an eighth of the buffers and of the rows mapped at once
+CPU_TEXT_BATCH = 64  # 7 % slower there, with an eighth of the buffers and of the rows mapped at once
 IMAGE_BATCH = 1152  # the largest budget (1120), rounded up to a multiple of 128
 N_OUTPUTS = 64  # rows of logits one decode can give
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -58,7 +58,8 @@ class Context:
         self.model = model
         self.n_ctx = options.n_ctx
         self.n_seq = options.n_seq
-        text_batch = TEXT_BATCH if model.on_gpu else max(CPU_TEXT_BATCH, options.n_seq)
+        spare = model.on_gpu or not options.release_pages
+        text_batch = TEXT_BATCH if spare else max(CPU_TEXT_BATCH, options.n_seq)
         self.n_batch = IMAGE_BATCH if sees and model.facts.bidirectional_images else text_batch
         self.n_outputs = max(N_OUTPUTS, self.n_seq)
         self.lock = threading.RLock()
@@ -66,9 +67,11 @@ class Context:
         with library.complaints() as said:
             handle = lib.llama_init_from_model(model.handle, self._parameters(options))
             if not handle:
+                instead = " Or take device='cpu'." if model.on_gpu else ""
                 raise EngineError(
                     f"llama.cpp cannot make a context of {options.n_ctx} tokens × {options.n_seq} with a "
-                    f"{options.kv_type} cache: try fewer tokens or another kv_type.{library.quote(said)}"
+                    f"{options.kv_type} cache: try fewer tokens or another kv_type.{instead}"
+                    f"{library.quote(said)}"
                 )
         self.handle: Any = handle
         self._finalizer = weakref.finalize(self, lib.llama_free, handle)
@@ -201,7 +204,7 @@ class Context:
         batch = self._single.set_one(token, state.n_past, state.number)
         code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
         if code:
-            raise _failed(code)
+            raise _failed(code, self.model.on_gpu)
         self.model.pages.after_decode(1)
         state.items.append(token)
         state.n_past += 1
@@ -268,7 +271,7 @@ class Context:
         code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
         self.model.pages.after_decode(batch.n_tokens)
         if code:
-            raise _failed(code)
+            raise _failed(code, self.model.on_gpu)
 
 
 @contextmanager
@@ -279,10 +282,13 @@ def _changing(state: SequenceState) -> Iterator[None]:
     state.dirty = False
 
 
-def _failed(code: int) -> EngineError:
+def _failed(code: int, on_gpu: bool) -> EngineError:
     if code == _ABORTED:
         return EngineError("Decoding was interrupted. The session can be used again.")
-    return EngineError(f"llama.cpp failed to decode (code {code}). The session can be used again.")
+    instead = " If it fails again: gemma4-gguf doctor examines the card, device='cpu' does without it."
+    return EngineError(
+        f"llama.cpp failed to decode (code {code}). The session can be used again.{instead if on_gpu else ''}"
+    )
 
 
 def _runs(items: Sequence[Item]) -> list[list[int] | MediaSpan]:

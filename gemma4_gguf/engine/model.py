@@ -52,9 +52,10 @@ class Model:
         with library.complaints() as said:
             handle = lib.llama_model_load_from_file(path_bytes(facts.path), params)
             if not handle:
+                instead = " On the processor (device='cpu') it may load." if off_cpu else ""
                 raise EngineError(
                     f"llama.cpp cannot load {facts.path}. Its header is sound, so memory may be short or a "
-                    f"tensor unknown to this version.{library.quote(said)}"
+                    f"tensor unknown to this version.{instead}{library.quote(said)}"
                 )
         self.facts = facts
         self.handle: Any = handle

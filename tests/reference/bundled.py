@@ -10,6 +10,7 @@ checkpoint answers as asked, ends by itself, and is so sure of that quantization
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -102,6 +103,7 @@ class Recorder:
 
     def record(self) -> Reference:
         """Everything that the doctor compares with."""
+        weights = self.folder / "model.safetensors"
         questions = list(self.questions())
         numbers, embeddings = {"text": self.text()}, {}
         for kind, medium in self.media().items():
@@ -111,7 +113,11 @@ class Recorder:
             numbers[kind] = self.around(asked.medium or medium, asked.text, asked.answer)
         return Reference(
             folder=self.folder,
-            made_with={"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
+            made_with={
+                "transformers": transformers.__version__,
+                "torch": torch.__version__.split("+")[0],
+                "model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            },
             numbers=numbers,
             embeddings=embeddings,
             questions=questions,
@@ -121,7 +127,10 @@ class Recorder:
         """One picture and one sound for the towers that the checkpoint has."""
         found = {}
         if self.config.get("vision_config"):
-            found["picture"] = self.samples("picture")[0]
+            pictures = self.samples("picture")
+            if not pictures:
+                raise SystemExit(f"{self.folder}/samples has no .png; the doctor shows the model one.")
+            found["picture"] = pictures[0]
         if self.config.get("audio_config"):
             found["sound"] = (self.samples("sound") or [Medium("sound", "")])[0]
         return found
@@ -275,8 +284,16 @@ def _numbers(
     return Numbers(text, before, medium, after, places, *likeliest(logits[places].double().numpy()))
 
 
-if __name__ == "__main__":
+def record(folder: Path) -> None:
+    """Write reference.npz and checksums.json of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+    """
     torch.set_num_threads(2)
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else NANO
-    save_reference(Recorder(directory).record())
-    write_checksums(directory)
+    save_reference(Recorder(folder).record())
+    write_checksums(folder)
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]) if len(sys.argv) > 1 else NANO)
