@@ -77,7 +77,8 @@ class SessionOptions:
             further than the window: an edited message, a dropped thought, a fork. None takes 256 MiB, or
             two copies if that is more (E2B: 6 MiB each, 31B: 800 MiB); 0 takes none.
         release_pages: on the CPU, give back the pages of the model file that are not needed at once; False
-            reads the whole file ahead and keeps it, for a slow disk and memory to spare.
+            reads the whole file ahead and keeps it, and reads prompts in larger batches, for a slow disk and
+            memory to spare.
     """
 
     device: Device = "auto"

@@ -25,6 +25,7 @@ from typing import Any
 from gemma4_gguf import Session, __version__
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.constraint import token_table
+from gemma4_gguf.engine.interrupt import compute
 from gemma4_gguf.errors import IncompleteReplyError
 
 PROMPT = "List the inhabitants of a small town as JSON."
@@ -127,7 +128,11 @@ def _peer(model: str, threads: int) -> dict[str, Callable[[int], None]]:
             logit_bias=ends,
         )
 
-    return {"peer_free": lambda n: run(n, None), "peer_json": lambda n: run(n, grammar)}
+    # On the thread that the session computes on: two teams of OpenMP threads would slow each other down.
+    return {
+        "peer_free": lambda n: compute(lambda: run(n, None), lambda: None),
+        "peer_json": lambda n: compute(lambda: run(n, grammar), lambda: None),
+    }
 
 
 def _arguments() -> argparse.Namespace:

@@ -29,6 +29,7 @@ import numpy as np
 
 from gemma4_gguf import Chat, Image, Session, __version__
 from gemma4_gguf.engine import library
+from gemma4_gguf.engine.interrupt import compute
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.templates import load
 
@@ -201,7 +202,13 @@ class Peer:
         self._llama.metadata.setdefault("tokenizer.chat_template", template)
 
     def first_token(self, messages: list[dict[str, Any]]) -> float:
-        """Seconds until the first token of a streamed reply, or its end if that is the first."""
+        """Seconds until the first token of a streamed reply, or its end if that is the first.
+
+        On the thread that the session computes on: two teams of OpenMP threads would slow each other down.
+        """
+        return compute(lambda: self._first_token(messages), lambda: None)
+
+    def _first_token(self, messages: list[dict[str, Any]]) -> float:
         start = time.perf_counter()
         for chunk in self._llama.create_chat_completion(messages, stream=True, max_tokens=1, temperature=1.0):
             choice = chunk["choices"][0]
