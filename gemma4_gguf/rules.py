@@ -54,7 +54,18 @@ class ReplyRules:
         grammar, calls, start = self._parts("after_thought" if thinking else "now")
         if grammar is None:
             return None
-        return Guide(token_table(model), grammar, markers, calls=calls, start=start, in_thought=in_thought)
+        # Calls are written with marker tokens, and whoever writes a grammar may mean them; a choice or the
+        # name of a field that looks like one is text.
+        literal = self.value is not None and not self.must_call and self.value.kind != "grammar"
+        return Guide(
+            token_table(model),
+            grammar,
+            markers,
+            literal=literal,
+            calls=calls,
+            start=start,
+            in_thought=in_thought,
+        )
 
     def _parts(self, start: Start) -> tuple[Grammar | None, Grammar | None, Start]:
         calls = None if self.calls is None else self.calls.grammar

@@ -166,6 +166,23 @@ def test_a_bad_schema_is_refused_before_anything_is_drawn(
         random_session.stream("Go on.", schema=schema)
 
 
+def test_a_dead_end_is_an_error_and_the_session_goes_on(random_session: Session) -> None:
+    """Nothing that the grammar allows may be drawn."""
+    vocabulary = range(random_session.facts.n_vocab)
+    barred = {i: float("-inf") for i in vocabulary if random_session._model.piece(i)[:1] in (b"y", b"n")}
+    with pytest.raises(GrammarError, match="fits the grammar"):
+        random_session.ask("Go on.", schema=["yes", "no"], logit_bias=barred)
+    assert random_session.ask("Go on.", schema=["yes", "no"]).parsed in ("yes", "no")
+
+
+def test_markers_in_a_grammar_are_text(random_session: Session) -> None:
+    """A reply that must contain the spelling of a control token gets the characters, not the token."""
+    reply = random_session.ask(
+        "Go on.", schema=["<turn|>", "<|tool_call>call:x{}<tool_call|>"], max_tokens=60
+    )
+    assert reply.parsed in ("<turn|>", "<|tool_call>call:x{}<tool_call|>") and not reply.tool_calls
+
+
 # Tools
 
 

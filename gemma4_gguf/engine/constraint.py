@@ -56,14 +56,18 @@ class TokenTable:
         found = {text: model.token_id(text) for text in MARKER_TEXT.values()}
         self.markers: Mapping[str, int] = {text: i for text, i in found.items() if i is not None}
 
-    def matcher(self, grammar: Grammar) -> Any:
+    def matcher(self, grammar: Grammar, *, literal: bool = False) -> Any:
         """A fresh llguidance matcher.
+
+        Args:
+            grammar: to follow.
+            literal: markers spelled out in it are characters; otherwise they are the tokens.
 
         Raises:
             GrammarError: llguidance refuses the grammar, for example because it is too large.
         """
         llguidance = _llguidance()
-        source = llguidance.LLMatcher.grammar_from_lark(to_lark(grammar, self.markers))
+        source = llguidance.LLMatcher.grammar_from_lark(to_lark(grammar, None if literal else self.markers))
         matcher = llguidance.LLMatcher(self.tokenizer, source, log_level=0)
         if matcher.is_error():
             raise GrammarError(
@@ -118,6 +122,7 @@ class Guide:
         table: of the model's vocabulary.
         grammar: what the reply must be, or, with start "at_call", one tool call.
         markers: ids of the markers.
+        literal: markers spelled out in the grammar are characters; otherwise they are the tokens.
         calls: tool calls that may come instead of what the grammar says.
         start: "now"; "after_thought", where a thought may come first; "at_call", where anything may come, and
             each call that does follows the grammar.
@@ -133,12 +138,13 @@ class Guide:
         grammar: Grammar,
         markers: Markers,
         *,
+        literal: bool = False,
         calls: Grammar | None = None,
         start: Start = "now",
         in_thought: bool = False,
     ) -> None:
         self._table, self._markers = table, markers
-        self._matcher = table.matcher(grammar)
+        self._matcher = table.matcher(grammar, literal=literal)
         self._calls = None if calls is None else table.matcher(calls)
         self._start = start
         self._thinks = in_thought
