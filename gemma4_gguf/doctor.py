@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -201,6 +202,7 @@ def _examine_all(
     if run.failure:
         raise CheckpointError(f"The bundled checkpoint is not converted: {run.failure}{run.last_words}")
     for name in devices_of(library, device):
+        say(name, "starting")
         names = tuple(entry["description"] for entry in library.devices if entry["backend"] == name)
         report = DeviceReport(name, names)
         if name not in library.backends:
@@ -238,60 +240,75 @@ class _Child:
     def events(self) -> Iterator[dict[str, Any]]:
         """Yields events as they come; ends with the process."""
         environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONIOENCODING": "utf-8"}
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                self._command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-            ended = silent = False
-            try:
-                for line in _lines(process):
-                    if line is None:
-                        silent = True
-                        break
-                    event = _parsed(line)
-                    if event.get("event") == "error":
-                        self.failure = str(event["message"])
-                    ended = ended or event.get("event") == "end"
-                    if event:
-                        yield event
-            finally:
-                if silent or not _ends(process):
-                    process.kill()
-                returncode = process.wait()
-                errors.seek(0)
-                text = errors.read().decode("utf-8", "replace")
-                self.log = tuple(text.splitlines()[-TAIL_LINES:])
-            if silent:
-                self.failure, self.crashed = f"gave no sign for {SILENCE_S:.0f} seconds", True
-            elif not ended and not self.failure:
-                self.failure, self.crashed = f"ended with {signal_name(returncode)}", True
-
-
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes | None]:
-    """Lines of a process; None when it is silent for too long."""
-    lines: queue.Queue[bytes | None] = queue.Queue()
-
-    def read(stream: IO[bytes]) -> None:
-        for line in stream:
-            lines.put(line)
-        lines.put(None)
-
-    if process.stdout is None:
-        return
-    threading.Thread(target=read, args=(process.stdout,), daemon=True).start()
-    while True:
+        process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        results, words = _listen(process)
+        ended = silent = False
         try:
-            line = lines.get(timeout=SILENCE_S)
-        except queue.Empty:
-            yield None
-            return
-        if line is None:
-            return
-        yield line
+            for line in results:
+                if line is None:
+                    silent = True
+                    break
+                event = _parsed(line)
+                if event.get("event") == "error":
+                    self.failure = str(event["message"])
+                ended = ended or event.get("event") == "end"
+                if event:
+                    yield event
+            if silent or not _ends(process):
+                process.kill()
+        except BaseException:  # Ctrl-C, or nobody wants to hear more
+            process.kill()
+            raise
+        finally:
+            returncode = process.wait()
+            self.log = tuple(line.decode("utf-8", "replace").rstrip() for line in words())
+        if silent:
+            self.failure, self.crashed = f"gave no sign for {SILENCE_S:.0f} seconds", True
+        elif not ended and not self.failure:
+            self.failure, self.crashed = f"ended with {signal_name(returncode)}", True
+
+
+def _listen(
+    process: subprocess.Popen[bytes],
+) -> tuple[Iterator[bytes | None], Callable[[], list[bytes]]]:
+    """Lines of stdout as they come, None when it is silent for too long; and the last ones of stderr."""
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    last: deque[bytes] = deque(maxlen=TAIL_LINES)
+
+    def read(stream: IO[bytes] | None, take: Callable[[bytes], None], end: Callable[[], None]) -> None:
+        with stream or nullcontext(()) as source:
+            for line in source:
+                take(line)
+        end()
+
+    def results() -> Iterator[bytes | None]:
+        while True:
+            try:
+                line = lines.get(timeout=SILENCE_S)
+            except queue.Empty:
+                yield None
+                return
+            if line is None:
+                return
+            yield line
+
+    def words() -> list[bytes]:
+        listener.join(timeout=5)  # a process that the child left behind may hold the stream open
+        return list(last)
+
+    speaker = threading.Thread(
+        target=read, args=(process.stdout, lines.put, lambda: lines.put(None)), daemon=True
+    )
+    listener = threading.Thread(target=read, args=(process.stderr, last.append, lambda: None), daemon=True)
+    speaker.start()
+    listener.start()
+    return results(), words
 
 
 def _ends(process: subprocess.Popen[bytes]) -> bool:

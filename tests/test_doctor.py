@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from doctor_fakes import CHECK, child
+from PIL import Image as PILImage
 
 from gemma4_gguf import doctor, examination
 from gemma4_gguf.bundled import write_checksums
@@ -207,6 +209,19 @@ def test_a_conversion_that_fails_stands_in_the_report(fake: Callable[..., None])
     assert "is not converted" in found.advice[0].what and "no room" in found.advice[0].what
 
 
+def test_no_temporary_directory_stands_in_the_report(
+    fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    fake()
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    found = examine_machine()
+    assert not found.devices and not found.right
+    assert "No usable temporary directory" in found.advice[0].what and "TMPDIR" in found.advice[0].what
+
+
 def test_unknown_devices_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OptionError, match="expected one of auto, cpu, cuda"):
         examine_machine("tpu")  # type: ignore[arg-type]
@@ -268,16 +283,17 @@ def test_cosines_tell_wrong_embeddings_from_right_ones() -> None:
         (lambda text: "", False),
     ],
 )
-def test_answers_with_boxes(change: Callable[[str], str], same: bool) -> None:
+def test_answers_with_boxes(change: Callable[[str], str], same: bool, tmp_path: Path) -> None:
+    PILImage.new("RGB", (300, 200)).save(tmp_path / "x.png")
     boxes = [
         {"box_2d": [100, 40, 380, 320], "label": "a circle"},
         {"box_2d": [600, 9, 800, 200], "label": "b"},
     ]
     answer = json.dumps(boxes)
-    question = Question("detect", Medium("picture", "samples/scene0.png"), answer, True)
-    assert question.is_answered(change(answer), NANO) is same
-    assert question.is_answered(answer.replace("100, 40", "110, 50"), NANO)
-    assert not question.is_answered(answer.replace("100, 40", "370, 300"), NANO)
+    question = Question("detect", Medium("picture", "x.png"), answer, True)
+    assert question.is_answered(change(answer), tmp_path) is same
+    assert question.is_answered(answer.replace("100, 40", "110, 50"), tmp_path)
+    assert not question.is_answered(answer.replace("100, 40", "370, 300"), tmp_path)
 
 
 def test_answers_in_words() -> None:
