@@ -233,3 +233,12 @@ class StopText:
             if any(stop.startswith(text[-n:]) for stop in self._stops):
                 return n
         return 0
+
+
+def whole(chunks: Iterator[Chunk]) -> Reply:
+    """Reads a stream to its end."""
+    reply = Reply()
+    for chunk in chunks:
+        if chunk.reply is not None:
+            reply = chunk.reply
+    return reply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.pairing import ProjectorFacts
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.generation import Engine, Generation
+from gemma4_gguf.generation import Engine, Generation, whole
 from gemma4_gguf.hearing import Hearing
 from gemma4_gguf.markers import Markers
 from gemma4_gguf.messages import Audio, Chunk, Image, Part, Reply
@@ -393,12 +393,3 @@ class Session(Talking, Seeing, Hearing):
         special = self.facts.special_tokens
         shown = Markers.from_vocab(special.get).names()
         return Markers.from_vocab(special.get, silent=set(special.values()) - set(shown))
-
-
-def whole(chunks: Iterator[Chunk]) -> Reply:
-    """Reads a stream to its end."""
-    reply = Reply()
-    for chunk in chunks:
-        if chunk.reply is not None:
-            reply = chunk.reply
-    return reply

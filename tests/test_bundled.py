@@ -7,13 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gemma4_gguf import bundled, demo
+from gemma4_gguf import Box, bundled, demo
 from gemma4_gguf.bundled import CHECKSUMS, bundled_checkpoint, check_files, write_checksums
 from gemma4_gguf.cli.main import main
 from gemma4_gguf.errors import CheckpointError, OutputError
@@ -122,22 +121,19 @@ def fail(code: int) -> Any:
     return refuse
 
 
+class Fake:
+    """A session that answers without a model."""
+
+    def detect(self, *_: Any, **__: Any) -> list[Box]:
+        return [Box("x", 10, 10, 50, 50)]
+
+
 @pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[demo.Converted]:
-    """A converted demo whose model answers without being run."""
-
-    class Fake:
-        def __init__(self, *_: Any) -> None: ...
-        def __enter__(self) -> Fake:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def ask(self, *_: Any, **__: Any) -> Any:
-            return type("Reply", (), {"text": '[{"box_2d": [100, 100, 500, 500], "label": "x"}]'})
-
-    monkeypatch.setattr(demo, "Session", Fake)
-    picture = shutil.copyfile(NANO / "samples" / demo.PICTURE, tmp_path / demo.PICTURE)
-    yield demo.Converted(tmp_path / "m.gguf", tmp_path / "p.gguf", picture, 0.0)
+def files(tmp_path: Path) -> demo.Converted:
+    """A converted demo with one picture."""
+    picture = Path(shutil.copyfile(NANO / "samples/scene1.png", tmp_path / "scene1.png"))
+    acts = ({"ability": "eyes", "file": picture.name, "what": "every object"},)
+    return demo.Converted(tmp_path / "m.gguf", tmp_path / "p.gguf", (picture,), acts, 0.0)
 
 
 def test_demo_without_a_place_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,16 +153,17 @@ def test_demo_without_a_temporary_directory(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_drawing_that_cannot_be_written(
-    code: int, answered: demo.Converted, monkeypatch: pytest.MonkeyPatch
+    code: int, files: demo.Converted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("PIL.Image.Image.save", fail(code))
     with pytest.raises(OutputError, match=rf"-boxes\.png: {os.strerror(code)}"):
-        demo.answer(answered)
+        list(demo.perform(Fake(), files))  # type: ignore[arg-type]
 
 
-def test_the_demo_opens_no_window(answered: demo.Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_opens_no_window(files: demo.Converted, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("PIL.Image.Image.show", fail(errno.EIO))
     monkeypatch.setattr("webbrowser.open", fail(errno.EIO))
-    assert demo.answer(answered).drawing.stat().st_size > 1000
+    [shown] = demo.perform(Fake(), files)  # type: ignore[arg-type]
+    assert shown.drawing is not None and shown.drawing.stat().st_size > 1000

@@ -38,47 +38,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-def test_demo_prints_the_right_boxes_and_draws_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["demo", "--keep", str(tmp_path)]) == 0
-    out, err = capsys.readouterr()
-    boxes = {box["label"]: box for box in json.loads(out)}
-    truth = {"blue square": (105, 3, 182, 80), "blue triangle": (105, 121, 169, 185)}
-    assert set(boxes) == set(truth)
-    for label, (x0, y0, x1, y1) in truth.items():
-        box = boxes[label]
-        width = min(x1, box["x1"]) - max(x0, box["x0"])
-        height = min(y1, box["y1"]) - max(y0, box["y0"])
-        both = (x1 - x0) * (y1 - y0) + (box["x1"] - box["x0"]) * (box["y1"] - box["y0"])
-        assert width > 0 < height and width * height / (both - width * height) > 0.5
-    assert f"{tmp_path}/scene1-boxes.png" in err and (tmp_path / "scene1-boxes.png").stat().st_size > 1000
-    assert {path.suffix for path in tmp_path.iterdir()} == {".gguf", ".png"}
-
-
-def test_the_lines_of_python_that_demo_shows_give_the_same_answer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from gemma4_gguf.demo import SNIPPET
-
-    assert main(["demo", "--keep", str(tmp_path), "--json"]) == 0
-    answered = json.loads(capsys.readouterr().out)
-    code = SNIPPET.format(folder=tmp_path)
-    assert len(code.strip().splitlines()) == 5
-    exec(compile(code, "snippet", "exec"), {})
-    assert capsys.readouterr().out == answered["text"] + "\n"
-
-
-def test_demo_leaves_only_pictures_behind(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--json"]) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert Path(done["drawing"]).is_file()
-    assert not Path(done["model"]).exists() and not Path(done["projector"]).exists()
-    for name in ("picture", "drawing"):
-        Path(done[name]).unlink()
-    Path(done["picture"]).parent.rmdir()
-
-
 def test_ask_streams_the_answer(nano: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "ask",

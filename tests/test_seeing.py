@@ -14,7 +14,7 @@ from nano_samples import SAMPLES, TRUTH, overlap
 from PIL import Image as PILImage
 
 from gemma4_gguf import Box, Chunk, Image, Point, Reply, Session, Video, draw_boxes
-from gemma4_gguf.errors import IncompleteReplyError, MediaError, MessageError, OptionError
+from gemma4_gguf.errors import MediaError, MessageError, OptionError
 from gemma4_gguf.grammars import load
 from gemma4_gguf.messages import Part
 from gemma4_gguf.requests import check_messages

@@ -1,6 +1,6 @@
 """Many requests to one Session, and how much its memory grows: text, pictures, typed data, streams cut short.
 
-    python tests/bench/soak.py [MODEL.gguf] [--requests 1000] [--warmup 100] [--limit 0.02]
+    python tests/bench/soak.py [MODEL.gguf] [--requests 1000] [--warmup 200] [--limit 0.02]
 
 Without a model the bundled checkpoint is converted first. Requests of every kind take turns, all of them
 different, so that nothing is only reused. Growth is that of resident memory from the end of the warm-up to
@@ -159,7 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", nargs="?", help="a GGUF file (the bundled checkpoint)")
     parser.add_argument("--requests", type=int, default=1000, metavar="N", help="requests that count (1000)")
-    parser.add_argument("--warmup", type=int, default=100, metavar="N", help="requests before them (100)")
+    parser.add_argument("--warmup", type=int, default=200, metavar="N", help="requests before them (200)")
     parser.add_argument("--limit", type=float, default=0.02, metavar="X", help="growth allowed (0.02)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="CPU threads (all)")
     return parser.parse_args()
