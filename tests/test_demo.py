@@ -201,8 +201,8 @@ def test_other_terminals_get_half_blocks_or_nothing(monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv(name, raising=False)
     colourful = Screen("truecolor")
     monkeypatch.setattr(inline, "screen", lambda **_: colourful)
-    assert inline.show_picture(SAMPLES / "scene1.png")
-    assert len(colourful.lines) == 20 and {len(line.plain) for line in colourful.lines} == {40}
+    assert inline.show_picture(SAMPLES / "scene1.png", indent=4)
+    assert len(colourful.lines) == 18 and {len(line.plain) for line in colourful.lines} == {40}
     monkeypatch.setattr(inline, "screen", lambda **_: Screen(None, is_terminal=False))
     assert not inline.show_picture(SAMPLES / "scene1.png")
     picture = PILImage.new("RGB", (2, 2), (255, 0, 0))

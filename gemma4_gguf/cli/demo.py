@@ -78,7 +78,7 @@ def _show(files: Any, args: argparse.Namespace) -> dict[str, Any]:
                 continue
             _print_act(one)
             if one.drawing is not None:
-                show_picture(one.drawing)
+                show_picture(one.drawing, indent=11)
                 hint("           [dim]drawn:[/] ", str(one.drawing))
     if not args.json:
         folder = args.keep or "DIR"

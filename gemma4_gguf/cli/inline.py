@@ -21,15 +21,16 @@ from rich.text import Text
 from gemma4_gguf.cli.output import screen
 
 _KITTY_CHUNK = 4096  # characters of base64 in one escape sequence
-_COLUMNS = 64  # of half blocks
+_COLUMNS = 44  # of half blocks
 _PIXELS = 480  # wide, for terminals that show real pictures
 
 
-def show_picture(path: Path) -> bool:
+def show_picture(path: Path, *, indent: int = 0) -> bool:
     """Write a picture to stderr.
 
     Args:
         path: any file that Pillow reads.
+        indent: columns left of it.
 
     Returns:
         Whether this terminal can show it; nothing was written if not.
@@ -42,13 +43,13 @@ def show_picture(path: Path) -> bool:
     protocol = _protocol(os.environ)
     if protocol is not None:
         picture.thumbnail((_PIXELS, _PIXELS))
-        sys.stderr.write("".join(_escapes(picture, protocol)) + "\n")
+        sys.stderr.write(" " * indent + "".join(_escapes(picture, protocol)) + "\n")
         sys.stderr.flush()
         return True
     if console.color_system != "truecolor":
         return False
-    for line in half_blocks(picture, min(_COLUMNS, console.width)):
-        console.print(line)
+    for line in half_blocks(picture, min(_COLUMNS, console.width - indent)):
+        console.print(Text(" " * indent) + line)
     return True
 
 
