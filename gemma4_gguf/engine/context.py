@@ -18,7 +18,7 @@ import numpy as np
 
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.batch import Batch
-from gemma4_gguf.engine.interrupt import Interrupt
+from gemma4_gguf.engine.interrupt import Interrupt, contention
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, n_positions
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.reuse import Reuse
@@ -91,6 +91,7 @@ class Context:
         params.n_seq_max = options.n_seq
         params.n_outputs_max = self.n_outputs
         params.n_threads = params.n_threads_batch = options.n_threads or library.default_threads()
+        contention.expect(params.n_threads)
         params.type_k = params.type_v = _KV_TYPES[options.kv_type]
         params.flash_attn_type = _flash_attention(options)
         params.swa_full = options.swa_full

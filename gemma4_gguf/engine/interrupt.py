@@ -19,10 +19,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+from gemma4_gguf.engine.contention import Contention
+
 T = TypeVar("T")
 
 _NAME = "gemma4-compute"
 _workers = ThreadPoolExecutor(1, _NAME)
+contention = Contention()
 
 
 def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
@@ -39,7 +42,7 @@ def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
     if threading.current_thread().name.startswith(_NAME):
         return work()
     try:
-        future = _workers.submit(work)
+        future = _workers.submit(_paced, work)
     except RuntimeError:  # the interpreter is ending and takes no more work
         return work()
     try:
@@ -49,6 +52,11 @@ def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
             stop()
             _await(future)
         raise
+
+
+def _paced(work: Callable[[], T]) -> T:
+    contention.look()
+    return work()
 
 
 class Interrupt:

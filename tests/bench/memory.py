@@ -96,7 +96,7 @@ class Engine:
     """
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, options.model, "--child", name]
+        command = [sys.executable, str(Path(__file__).resolve()), options.model, "--child", name]
         command += ["--ctx", str(options.ctx), "--threads", str(options.threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.call({"do": "load"})

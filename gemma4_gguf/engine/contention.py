@@ -1,0 +1,152 @@
+"""Computing beside other programs: OpenMP's threads must not wait awake for a core that somebody else has.
+
+llama.cpp's threads meet after every node of a graph, a thousand times a token, and GNU OpenMP lets those that
+are there first spin for some 3 ms. That is fastest on an idle machine. When another program takes one of the
+cores, each meeting waits for the scheduler instead: E2B on two cores beside one busy process takes more than
+2.5 s a token instead of 0.056.
+
+libgomp spins only briefly (100 rounds) while it manages more threads than there are cores
+(gomp_managed_threads in its config/linux/wait.h). So while others are busy a second team of threads is kept,
+asleep: 0.09 s a token.
+
+The load of others is read from /proc/stat between two decodes. Elsewhere than on Linux nothing is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+WINDOW_S = 0.25  # time over which load is measured
+# Cores that are wanted and not there: above the first the threads wait asleep, below the second awake again.
+SHORT, ENOUGH = 0.3, 0.15
+CALM_WINDOWS = 4  # in a row, before threads wait awake again
+
+_LIBRARY = re.compile(r"\S*/libgomp[^/ ]*\.so[^/ ]*$")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class Contention:
+    """Watches the load of the cores that this process may use. One for the process, used by one thread."""
+
+    def __init__(self) -> None:
+        self._n_threads = 1
+        self._cores = _cores()
+        self._last: tuple[float, float, float] | None = (
+            None  # time, busy seconds of the cores, of this process
+        )
+        self._n_calm = 0
+        self._brake: Brake | None = None
+
+    @property
+    def braked(self) -> bool:
+        """Whether threads wait asleep."""
+        return self._brake is not None
+
+    def expect(self, n_threads: int) -> None:
+        """Announces that graphs will run on so many threads; begins to watch."""
+        self._n_threads = max(self._n_threads, n_threads)
+        if self._last is None:
+            self._last = self._read()
+
+    def look(self) -> None:
+        """Called before a decode: measures, if enough time has passed, and acts on it."""
+        last = self._last
+        if last is None or self._n_threads < 2 or time.monotonic() - last[0] < WINDOW_S:
+            return
+        self._last = now = self._read()
+        if now is None:
+            return
+        seconds, busy, own = (after - before for before, after in zip(last, now, strict=True))
+        self.judge(max(0.0, busy - own) / seconds)
+
+    def judge(self, others: float) -> None:
+        """Acts on a measurement.
+
+        Args:
+            others: cores that other programs kept busy.
+        """
+        short = self._n_threads + others - len(self._cores)
+        self._n_calm = self._n_calm + 1 if short < ENOUGH else 0
+        if short > SHORT and self._brake is None:
+            _log.info("other programs keep %.1f cores busy: threads wait asleep", others)
+            self._brake = Brake(len(self._cores) + 1)
+        elif self._n_calm >= CALM_WINDOWS and self._brake is not None:
+            _log.info("the cores are free again: threads wait awake")
+            self._brake.release()
+            self._brake = None
+
+    def _read(self) -> tuple[float, float, float] | None:
+        try:
+            with Path("/proc/stat").open(encoding="ascii") as lines:
+                busy = busy_seconds(lines, self._cores)
+        except (OSError, ValueError):
+            return None
+        return time.monotonic(), busy, time.process_time()
+
+
+class Brake:
+    """A team of OpenMP threads that sleeps until released.
+
+    Args:
+        n_threads: of the team.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._released = threading.Event()
+        self._thread = threading.Thread(
+            target=self._hold, args=(n_threads,), name="gemma4-brake", daemon=True
+        )
+        self._thread.start()
+
+    def release(self) -> None:
+        """Ends the team."""
+        self._released.set()
+        self._thread.join()
+
+    def _hold(self, n_threads: int) -> None:
+        """A team lives as long as the thread that made it."""
+        nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # free(NULL) does nothing
+        for library in _libraries():
+            library.GOMP_parallel(nothing, None, ctypes.c_uint(n_threads), ctypes.c_uint(0))
+        self._released.wait()
+
+
+def busy_seconds(lines: Iterable[str], cores: frozenset[int]) -> float:
+    """Seconds that cores have been busy since the start, from the text of /proc/stat (man 5 proc_stat)."""
+    ticks = 0
+    for line in lines:
+        name, *numbers = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
+            user, nice, system, _idle, _iowait, irq, softirq = map(int, numbers[:7])
+            ticks += user + nice + system + irq + softirq
+    return ticks / _TICKS_PER_S
+
+
+def _cores() -> frozenset[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def _libraries() -> list[Any]:
+    """Every libgomp of this process: wheels may carry one of their own."""
+    if sys.platform != "linux":
+        return []
+    found = set()
+    with Path("/proc/self/maps").open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            match = _LIBRARY.search(line.rstrip("\n"))
+            if match is not None:
+                found.add(match.group())
+    return [ctypes.CDLL(path) for path in sorted(found)]

@@ -1,0 +1,107 @@
+"""Other programs on the cores: when threads wait asleep, and that nothing else changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemma4_gguf import Session
+from gemma4_gguf.engine.contention import CALM_WINDOWS, Brake, Contention, busy_seconds
+
+STAT = """\
+cpu  400 0 80 2000 0 0 20 0 0 0
+cpu0 100 10 20 1000 5 1 4 0 0 0
+cpu1 200 0 30 900 5 0 6 0 0 0
+cpu2 9000 0 0 0 0 0 0 0 0 0
+intr 1 2 3
+"""
+
+
+def test_busy_time_of_the_cores_that_count() -> None:
+    assert busy_seconds(STAT.splitlines(), frozenset({0, 1})) == pytest.approx(371 / 100)
+    assert busy_seconds(STAT.splitlines(), frozenset({0})) == pytest.approx(135 / 100)
+
+
+@pytest.fixture
+def contention(monkeypatch: pytest.MonkeyPatch) -> Contention:
+    """Of a machine with four cores, whose brake is only noted."""
+    monkeypatch.setattr("gemma4_gguf.engine.contention._cores", lambda: frozenset(range(4)))
+    nothing = {"__init__": lambda *_: None, "release": lambda _: None}
+    monkeypatch.setattr("gemma4_gguf.engine.contention.Brake", type("Noted", (), nothing))
+    return Contention()
+
+
+def test_threads_wait_asleep_while_others_need_their_cores(contention: Contention) -> None:
+    contention.expect(4)
+    contention.judge(0.1)
+    assert not contention.braked
+    contention.judge(1.0)
+    assert contention.braked
+    for _ in range(CALM_WINDOWS - 1):
+        contention.judge(0.0)
+    assert contention.braked, "calm has to last"
+    contention.judge(0.5)
+    for _ in range(CALM_WINDOWS):
+        assert contention.braked
+        contention.judge(0.0)
+    assert not contention.braked
+
+
+def test_cores_that_nobody_wants_are_free_for_others(contention: Contention) -> None:
+    contention.expect(2)
+    contention.judge(2.0)
+    assert not contention.braked
+    contention.expect(3)
+    contention.judge(2.0)
+    assert contention.braked
+
+
+def test_load_is_measured_between_decodes(contention: Contention, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    reads = iter([(100.0, 50.0, 10.0), (100.5, 52.0, 11.0), None])  # 1 of 2 busy seconds is not ours
+    seen: list[float] = []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(Contention, "_read", lambda _: next(reads))
+    monkeypatch.setattr(Contention, "judge", lambda _, others: seen.append(others))
+    contention.look()
+    contention.expect(4)
+    clock[0] = 100.1
+    contention.look()
+    assert seen == [], "too soon"
+    clock[0] = 100.5
+    contention.look()
+    assert seen == [pytest.approx(2.0)]
+    clock[0] = 101.0
+    contention.look()
+    contention.look()
+    assert len(seen) == 1, "a system that stops telling is left alone"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
+def test_the_brake_is_a_team_of_threads_that_goes_again(
+    converted: Callable[..., dict[str, Path]],
+) -> None:
+    def n_threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    with Session(converted("e2b")["model"], projector=None, n_ctx=64, n_threads=2) as session:
+        expected = session.logits([2, 5, 6])
+        before = n_threads()
+        brake = Brake(3)
+        try:
+            wait_until(lambda: n_threads() >= before + 3)
+            np.testing.assert_array_equal(session.logits([2, 5, 6]), expected)
+        finally:
+            brake.release()
+        wait_until(lambda: n_threads() == before)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
