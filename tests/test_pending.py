@@ -143,6 +143,10 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
 
 
 CHILD = """
+import signal  # nohup and background jobs of shells leave some ignored
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGTERM", 0), ("SIGHUP", 0)):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), handler)
 import sys, time
 from pathlib import Path
 import numpy as np
