@@ -17,7 +17,8 @@ from nano.dialogue import IGNORE, Dialogue
 
 ROWS, LENGTH = 4, 256
 AT_ONCE = 2  # pictures of one pass of the vision tower: their attention fits the cache
-MAX_PATCHES = 630  # of a picture at budget 70
+PATCHES = (144, 630)  # of pictures at budgets 16 and 70; few lengths, as each is compiled
+SMALL_PICTURE = 16
 MEDIA = (ID["<|image|>"], ID["<|audio|>"])
 
 
@@ -111,7 +112,8 @@ def arrange(blocks: list[Block], n_rows: int = ROWS, length: int = LENGTH) -> di
 
 
 def _pictures(pictures: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, np.ndarray]:
-    most = max(MAX_PATCHES, *(len(cut) for cut, _, _ in pictures))
+    most = max(len(cut) for cut, _, _ in pictures)
+    most = min((length for length in PATCHES if length >= most), default=most)
     n = -(-len(pictures) // AT_ONCE) * AT_ONCE  # whole passes of the tower
     pixels = np.zeros((n, most, 768), np.uint8)
     places = np.full((n, most, 2), -1, np.int64)

@@ -41,6 +41,7 @@ THOUGHTS = {
     "tool_none": "No tool is needed.",
 }
 THINKING_SHARE = 0.08
+SMALL_SHARE = 0.8  # of the easy picture batches
 
 
 def with_thought(rng: random.Random, dialogue: Dialogue) -> Dialogue:
@@ -64,6 +65,7 @@ class Mix:
         self.voices = voices
         self.large_pictures = large_pictures
         self.easy = False  # the start of the curriculum: few objects, few words
+        self.image_tokens = 70  # of the pictures of packed rows
         self.pairs = talk_pairs(held_out=False)
 
     def text(self, rng: random.Random) -> Dialogue:
@@ -111,11 +113,11 @@ class Mix:
     def pictures(self, rng: random.Random) -> list[Dialogue]:
         """The next block: questions about one picture side by side, or one dialogue about it."""
         draw = rng.random()
-        if draw < (0.12 if self.easy else 0.25):
-            return [with_thought(rng, read_dialogue(rng))]
-        if draw < (0.16 if self.easy else 0.45):
-            return [with_thought(rng, self.picture(rng))]
-        return scene_questions(rng, 8, easy=self.easy)
+        if draw < (0.05 if self.easy else 0.25):
+            return [with_thought(rng, read_dialogue(rng, self.image_tokens))]
+        if draw < (0.08 if self.easy else 0.45):
+            return [with_thought(rng, self.picture(rng, self.image_tokens))]
+        return scene_questions(rng, 8, self.image_tokens, self.easy)
 
     def sounds(self, rng: random.Random) -> list[Dialogue]:
         """The next block: one dialogue."""
@@ -131,9 +133,10 @@ class Mix:
         if kind == "picture":
             # All pictures of a batch share the budget: a larger one takes a quarter as many.
             large = rng.random() < self.large_pictures and not self.easy
-            return [
-                self.picture(rng, 280 if large else 70) for _ in range(max(1, size // 4) if large else size)
-            ]
+            # Places are learned from small pictures first: fewer tokens to look at.
+            small = self.easy and rng.random() < SMALL_SHARE
+            budget = 280 if large else 16 if small else 70
+            return [self.picture(rng, budget) for _ in range(max(1, size // 4) if large else size)]
         make = {"text": self.text, "sound": self.sound, "clip": self.clip}[kind]
         return [make(rng) for _ in range(size)]
 

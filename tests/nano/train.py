@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=100, help="steps")
-    parser.add_argument("--easy", type=float, default=0.12, help="share of the schedule with easy scenes")
+    parser.add_argument("--easy", type=float, default=0.3, help="share of the schedule with easy scenes")
     parser.add_argument(
         "--rounding", type=float, default=0.6, help="share of the schedule before Q4_K rounding"
     )

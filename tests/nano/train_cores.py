@@ -31,7 +31,7 @@ from nano.batch import Encoder
 from nano.config import build_model, load_weights, take_vision
 from nano.fast import Packed, working_copy
 from nano.muon import Muon
-from nano.packed import arrange, row_blocks
+from nano.packed import SMALL_PICTURE, arrange, row_blocks
 from nano.rounding import quantized_later, rounded
 from nano.speech import Voices
 from nano.tasks import Mix
@@ -111,6 +111,8 @@ class Worker:
             kind = list(MIX)[number]
             begin = time.process_time()
             rng = random.Random(f"{self.options.seed}/{int(step)}/{index}")
+            small = easy and rng.random() < self.options.small
+            self.mix.image_tokens = SMALL_PICTURE if small else 70
             draw = {"text": self.mix.texts, "picture": self.mix.pictures, "sound": self.mix.sounds}.get(
                 kind, self.mix.clips
             )
@@ -297,7 +299,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=100, help="steps after every start")
     parser.add_argument("--decay", type=float, default=0.5, help="share of the schedule with a falling rate")
-    parser.add_argument("--easy", type=float, default=0.1, help="share of the schedule with easy scenes")
+    parser.add_argument("--easy", type=float, default=0.4, help="share of the schedule with easy scenes")
+    parser.add_argument("--small", type=float, default=0.8, help="share of easy pictures at budget 16")
     parser.add_argument("--rounding", type=float, default=0.8, help="share before Q4_K rounding")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
