@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import tiny
 from hypothesis import settings
 
 from gemma4_gguf import Session
+
+# Background jobs of shells ignore Ctrl-C; tests send it to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every run: a failure is about the change at hand. HYPOTHESIS_PROFILE=explore looks
 # for new ones.
