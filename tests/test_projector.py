@@ -157,26 +157,28 @@ def test_ctrl_c_inside_the_callback_is_not_lost(
 def test_ctrl_c_stops_a_picture_that_is_being_encoded(
     open_projector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of some thousand nodes only those that were under way are computed."""
+    """While nodes are computed, not only while the graph is laid out."""
     projector = open_projector("e2b")
     pixels = prepare_image(picture(120, 90), 280).pixels
-    look, visits = GraphFixes._look, [0]
+    visit, steps = GraphFixes._look, [0]
 
-    def slow(self: GraphFixes, tensor: int, ask: bool) -> bool:
-        visits[0] += 1
-        if visits[0] == 3:
+    def look(self: GraphFixes, tensor: int, ask: bool) -> bool:
+        steps[0] += not ask
+        if not ask and steps[0] == 2:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)  # until the main thread has seen it
-        return look(self, tensor, ask)
+            end = time.monotonic() + 20
+            while not self._stopped and time.monotonic() < end:
+                time.sleep(0.01)
+        return visit(self, tensor, ask)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GraphFixes, "_look", slow)
+        patch.setattr(GraphFixes, "_look", look)
+        patch.setattr("gemma4_gguf.engine.projector_fixes.STEP", 4)
         with pytest.raises(KeyboardInterrupt):
             projector.encode_image(pixels)
-        stopped_after = visits[0]
-        visits[0] = 3
+        stopped_after, steps[0] = steps[0], 3
         projector.encode_image(pixels)
-    assert stopped_after < visits[0] / 3
+    assert stopped_after == 2 < steps[0] - 3
     assert np.isfinite(projector.encode_image(pixels)).all()
 
 

@@ -16,8 +16,8 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 from gemma4_gguf.engine.contention import Contention
 
@@ -41,22 +41,57 @@ def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
     """
     if threading.current_thread().name.startswith(_NAME):
         return work()
+    job = _Job(work)
     try:
-        future = _workers.submit(_paced, work)
-    except RuntimeError:  # the interpreter is ending and takes no more work
-        return work()
-    try:
-        return future.result()
-    except BaseException:
-        if not future.done():
-            stop()
-            _await(future)
+        return _workers.submit(job).result()
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and job.cancel():
+            return work()  # the interpreter is ending and takes no more work
+        while not job.over:
+            try:
+                job.end(stop)
+            except KeyboardInterrupt:  # it was told already
+                continue
         raise
 
 
-def _paced(work: Callable[[], T]) -> T:
-    contention.look()
-    return work()
+class _Job(Generic[T]):
+    """Work that either has not begun or can be waited for, wherever an exception hits the one that asked."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._begun = self._cancelled = False
+        self._ended = threading.Event()
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self._cancelled:
+                raise CancelledError
+            self._begun = True
+        try:
+            contention.look()
+            return self._work()
+        finally:
+            self._ended.set()
+
+    @property
+    def over(self) -> bool:
+        """It will not run any more."""
+        return self._cancelled or self._ended.is_set()
+
+    def cancel(self) -> bool:
+        """Keeps it from beginning. Returns: whether that was in time."""
+        with self._lock:
+            self._cancelled = not self._begun
+            return self._cancelled
+
+    def end(self, stop: Callable[[], None]) -> None:
+        """Cancels it, or stops it and waits."""
+        if not self.cancel():
+            if not self._ended.is_set():
+                stop()
+            self._ended.wait()
 
 
 class Interrupt:
@@ -82,15 +117,6 @@ class Interrupt:
 
     def _stop(self) -> None:
         self._flag[0] = b"\x01"
-
-
-def _await(future: Future[Any]) -> None:
-    """Waits for work that has been told to stop, whatever else is pressed."""
-    while not future.done():
-        try:
-            wait([future])
-        except KeyboardInterrupt:
-            continue
 
 
 def _libc() -> Any:

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _GEGLU, _GEGLU_QUICK = 1, 5  # enum ggml_glu_op
 _OP_PARAMS_OFFSET = 84  # of struct ggml_tensor: type, buffer, ne[4], nb[4], op come before
+STEP = 32  # nodes computed at once, after which a graph can be stopped
 _VIEWS = frozenset((b"NONE", b"VIEW", b"RESHAPE", b"PERMUTE", b"TRANSPOSE"))  # compute nothing
 _SAME_FEATURES = 0.05  # mean distance below which two sets of log energies are the same
 
@@ -48,6 +49,7 @@ class GraphFixes:
         self._energies: np.ndarray | None = None
         self._interrupt: KeyboardInterrupt | None = None
         self._stopped = False
+        self._n_asked = 0
         self.callback = library.llama().ggml_backend_sched_eval_callback(self._visit)
 
     def expect_sound(self, samples: np.ndarray) -> None:
@@ -76,8 +78,9 @@ class GraphFixes:
         """Called before a node (ask: is its result wanted?) and, if wanted, after it (go on?)."""
         if self._stopped:
             return ask  # wants the node, and then does not go on
+        self._n_asked += ask
         try:
-            return self._look(tensor, ask)
+            return self._look(tensor, ask) or (ask and self._n_asked % STEP == 0)
         except KeyboardInterrupt as interrupt:
             self._interrupt = interrupt
             return not ask
