@@ -18,7 +18,9 @@ def test_memory_stays(session: Session) -> None:
     result = soak.soak(session, n_requests=40, n_warmup=20)
     assert result["growth"] < GROWTH
     assert sum(result["kinds"].values()) == 40
-    assert {"text", "chat", "picture", "cancelled"} <= {kind for kind, n in result["kinds"].items() if n}
+    assert {"text", "chat", "picture", "schema", "cancelled"} == {
+        kind for kind, n in result["kinds"].items() if n
+    }
 
 
 def test_a_leak_would_be_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from decode import per_token
+
 from gemma4_gguf import Session, __version__
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.constraint import token_table
@@ -64,7 +66,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(options.rounds + 1):
             for name, loop in loops.items():
-                seconds[name].append(_per_token(loop, options.tokens))
+                seconds[name].append(per_token(loop, options.tokens))
     result = {
         "json_over_free": _ratio(seconds, "json", "free"),
         "peer_json_over_free": _ratio(seconds, "peer_json", "peer_free") if options.peer else None,
@@ -88,16 +90,6 @@ def main() -> None:
 def _ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
     pairs = zip(seconds[one][1:], seconds[other][1:], strict=True)
     return round(statistics.median(a / b for a, b in pairs), 4)
-
-
-def _per_token(loop: Callable[[int], None], n: int) -> float:
-    """Seconds per token after the first, by the difference of a short and a long run."""
-    times = []
-    for n_tokens in (1, n + 1):
-        start = time.perf_counter()
-        loop(n_tokens)
-        times.append(time.perf_counter() - start)
-    return (times[1] - times[0]) / n
 
 
 def _reply(session: Session, n_tokens: int, schema: Any) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(options.rounds + 1):
             for name, loop in loops.items():
-                seconds[name].append(_per_token(loop, options.tokens))
+                seconds[name].append(per_token(loop, options.tokens))
         bare.close()
     rates = {name: 1 / statistics.median(times[1:]) for name, times in seconds.items()}  # the first warms up
     spread = {
@@ -66,7 +66,7 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def _per_token(loop: Callable[[int], None], n: int) -> float:
+def per_token(loop: Callable[[int], None], n: int) -> float:
     """Seconds per token after the first, by the difference of a short and a long run."""
     times = []
     for n_tokens in (1, n + 1):

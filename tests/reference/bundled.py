@@ -11,7 +11,6 @@ checkpoint answers as asked, ends by itself, and is so sure of that quantization
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image as PILImage
+from reference.record import load_exactly
 from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
@@ -89,15 +89,7 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         transformers.logging.set_verbosity_error()
         self.folder = folder
-        self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        architecture = getattr(transformers, self.config["architectures"][0])
-        model, report = architecture.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-        )
-        if any(report.values()):
-            raise SystemExit(f"transformers does not load {folder} as it is: {report}")
-        self.model = model.eval().requires_grad_(False)
+        self.config, self.tokenizer, self.model = load_exactly(folder)
         template = folder / "chat_template.jinja"
         self.renderer = Renderer(template.read_text("utf-8") if template.is_file() else load("small"))
 

@@ -50,6 +50,19 @@ def record_all(out: Path, checkpoints: Path) -> None:
     _write_json(out / "videos.json", video_cases(checkpoints / cases.VIDEO_MEMBER))
 
 
+def load_exactly(folder: Path) -> tuple[dict[str, Any], Any, Any]:
+    """A checkpoint as transformers runs it in float32: its config.json, tokenizer and model."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = getattr(transformers, config["architectures"][0])
+    model, report = architecture.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    if any(report.values()):
+        raise SystemExit(f"transformers does not load {folder} as it is: {report}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return config, tokenizer, model.eval().requires_grad_(False)
+
+
 class Recorder:
     """One checkpoint, loaded."""
 
@@ -58,15 +71,7 @@ class Recorder:
         torch.set_num_threads(2)
         self.member = member
         self.digest = tiny.checkpoint_digest(directory)
-        self.config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-        architecture = getattr(transformers, self.config["architectures"][0])
-        model, report = architecture.from_pretrained(
-            directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-        )
-        if any(report.values()):
-            raise SystemExit(f"{member}: transformers does not load the checkpoint as it is: {report}")
-        self.model = model.eval().requires_grad_(False)
+        self.config, self.tokenizer, self.model = load_exactly(directory)
 
     def all_cases(self) -> dict[str, dict[str, np.ndarray]]:
         """Case name to arrays, for the cases this member takes part in."""
