@@ -62,7 +62,8 @@ def test_cores_that_nobody_wants_are_free_for_others(contention: Contention) -> 
 
 def test_load_is_measured_between_decodes(contention: Contention, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    reads = iter([(100.0, 50.0, 10.0), (100.5, 52.0, 11.0), None])  # 1 of 2 busy seconds is not ours
+    # 1 of 2 busy seconds is not ours; then a long pause in which others were busy
+    reads = iter([(100.0, 50.0, 10.0), (100.5, 52.0, 11.0), (110.5, 90.0, 11.0), None])
     seen: list[float] = []
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr(Contention, "_read", lambda _: next(reads))
@@ -75,7 +76,10 @@ def test_load_is_measured_between_decodes(contention: Contention, monkeypatch: p
     clock[0] = 100.5
     contention.look()
     assert seen == [pytest.approx(2.0)]
-    clock[0] = 101.0
+    clock[0] = 110.5
+    contention.look()
+    assert len(seen) == 1, "what was long ago does not count"
+    clock[0] = 111.0
     contention.look()
     contention.look()
     assert len(seen) == 1, "a system that stops telling is left alone"

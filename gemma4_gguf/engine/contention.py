@@ -28,6 +28,7 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 WINDOW_S = 0.25  # time over which load is measured
+STALE_S = 2.0  # a window longer than this was mostly idle, and says little about the load of now
 # Cores that are wanted and not there: above the first the threads wait asleep, below the second awake again.
 SHORT, ENOUGH = 0.3, 0.15
 CALM_WINDOWS = 4  # in a row, before threads wait awake again
@@ -65,7 +66,7 @@ class Contention:
         if last is None or self._n_threads < 2 or time.monotonic() - last[0] < WINDOW_S:
             return
         self._last = now = self._read()
-        if now is None:
+        if now is None or now[0] - last[0] > STALE_S:
             return
         seconds, busy, own = (after - before for before, after in zip(last, now, strict=True))
         self.judge(max(0.0, busy - own) / seconds)
