@@ -47,7 +47,7 @@ def test_what_the_session_asks_is_learned() -> None:
 def test_rows_hold_every_learned_token_once(encoder: Encoder) -> None:
     blocks = [
         picture_block(encoder, 1),
-        *row_blocks(encoder, random.Random(2), lambda rng: [sum_dialogue(rng)], 300),
+        *row_blocks(encoder, random.Random(2), lambda rng: [sum_dialogue(rng)], 1, 300),
     ]
     made = arrange(blocks, 2, 800)
     learned = sorted(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_config import AUDIO_FEATURES, MEMBERS, NANO, PROCESSOR, member_config, token_ids
+from tiny_config import AUDIO_FEATURES, MEMBERS, PROCESSOR, TOKENIZER, member_config, token_ids
 from tiny_shapes import tensor_shapes
 
 __all__ = ["MEMBERS", "checkpoint_digest", "member_config", "token_ids", "weights", "write_checkpoint"]
@@ -75,8 +75,8 @@ def write_checkpoint(
     config["dtype"] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[dtype]
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", _generation_config(config, chat))
-    (directory / "tokenizer.json").write_bytes((NANO / "tokenizer.json").read_bytes())
-    settings = json.loads((NANO / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (directory / "tokenizer.json").write_bytes((TOKENIZER / "tokenizer.json").read_bytes())
+    settings = json.loads((TOKENIZER / "tokenizer_config.json").read_text(encoding="utf-8"))
     _write_json(
         directory / "tokenizer_config.json", settings | {"mask_token": "<mask>"}
     )  # as published ones do

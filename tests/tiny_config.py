@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-NANO = Path(__file__).resolve().parent.parent / "gemma4_gguf" / "nano"
+TOKENIZER = Path(__file__).resolve().parent / "data/tokenizer"
 
 MEMBERS = (
     "e2b",
@@ -149,7 +149,7 @@ TEXT["assistant_unified"] = TEXT["assistant"] | {
 @cache
 def token_ids() -> dict[str, int]:
     """Text of each token of the shared tokenizer to its id."""
-    vocab: dict[str, int] = json.loads((NANO / "tokenizer.json").read_text(encoding="utf-8"))["model"][
+    vocab: dict[str, int] = json.loads((TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))["model"][
         "vocab"
     ]
     return vocab

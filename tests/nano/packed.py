@@ -17,7 +17,7 @@ from nano.dialogue import IGNORE, Dialogue
 
 ROWS, LENGTH = 4, 256
 AT_ONCE = 2  # pictures of one pass of the vision tower: their attention fits the cache
-PATCHES = (144, 630)  # of pictures at budgets 16 and 70; few lengths, as each is compiled
+PATCHES = (144, 630, 2520)  # of pictures at budgets 16, 70 and 280; few lengths, as each is compiled
 SMALL_PICTURE = 16
 MEDIA = (ID["<|image|>"], ID["<|audio|>"])
 
@@ -101,9 +101,9 @@ def arrange(blocks: list[Block], n_rows: int = ROWS, length: int = LENGTH) -> di
     mask &= (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
     batch = {"ids": ids, "targets": targets, "positions": positions, "weights": weights, "mask": mask}
     if pictures:
-        batch |= _pictures(pictures)
+        batch |= picture_tensors(pictures)
     if sounds:
-        batch |= _sounds(sounds)
+        batch |= sound_tensors(sounds)
     for name, token in (("at_pixels", MEDIA[0]), ("at_mel", MEDIA[1])):
         if (ids == token).any():
             batch[name] = np.flatnonzero(ids == token)
@@ -111,7 +111,7 @@ def arrange(blocks: list[Block], n_rows: int = ROWS, length: int = LENGTH) -> di
     return batch
 
 
-def _pictures(pictures: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, np.ndarray]:
+def picture_tensors(pictures: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, np.ndarray]:
     most = max(len(cut) for cut, _, _ in pictures)
     most = min((length for length in PATCHES if length >= most), default=most)
     n = -(-len(pictures) // AT_ONCE) * AT_ONCE  # whole passes of the tower
@@ -123,7 +123,7 @@ def _pictures(pictures: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, n
     return {"pixels": pixels, "places": places, "n_soft": np.array([count for _, _, count in pictures])}
 
 
-def _sounds(sounds: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, np.ndarray]:
+def sound_tensors(sounds: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, np.ndarray]:
     most = max(len(mel) for mel, _, _ in sounds)
     mel = np.zeros((len(sounds), most, 128), np.float32)
     mask = np.zeros((len(sounds), most), bool)
@@ -133,19 +133,22 @@ def _sounds(sounds: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, np.nd
     return {"mel": mel, "mel_mask": mask}
 
 
-def row_blocks(encoder: Encoder, rng: random.Random, draw: Any, room: int = ROWS * LENGTH) -> list[Block]:
+def row_blocks(
+    encoder: Encoder, rng: random.Random, draw: Any, n_rows: int = ROWS, length: int = LENGTH
+) -> list[Block]:
     """Blocks of drawn dialogues until the rows are about full.
 
     Args:
         encoder: of the tokenizer.
         rng: where every choice comes from.
         draw: gives the dialogues of the next block.
-        room: tokens of all rows.
+        n_rows: how many rows.
+        length: tokens of a row.
     """
     blocks: list[Block] = []
     filled = misses = 0
-    while filled < room and misses < 8:
-        made = block(encoder, draw(rng))
+    while filled < n_rows * length and misses < 8:
+        made = block(encoder, draw(rng), length)
         if made is None:
             misses += 1
             continue

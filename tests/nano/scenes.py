@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +44,29 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A printed line: its text, top and bottom, and the left edge of every letter and the last right one.
+
+    All as shares of the picture's sides, 0 to 1.
+    """
+
+    text: str
+    top: float
+    bottom: float
+    edges: tuple[float, ...]
+
+    def shares(self, width: int, height: int) -> Line:
+        """The same, from pixels."""
+        return Line(self.text, self.top / height, self.bottom / height, tuple(x / width for x in self.edges))
+
+
+@dataclass(frozen=True)
 class Scene:
-    """A picture (uint8 ``[height, width, 3]``) and its objects from top to bottom."""
+    """A picture (uint8 ``[height, width, 3]``), its objects from top to bottom, and what is printed in it."""
 
     picture: np.ndarray
     items: tuple[Item, ...]
+    lines: tuple[Line, ...] = ()
 
 
 @functools.cache
@@ -130,21 +148,31 @@ def draw_shape(
         draw.polygon(_outline(kind, *box), fill=fill)
 
 
+def _ink_on(fill: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black on what is light, white on what is dark."""
+    light = 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] > 150
+    return (20, 20, 20) if light else (255, 255, 255)
+
+
 def _draw_button(
     draw: ImageDraw.ImageDraw,
     box: tuple[float, float, float, float],
     fill: tuple[int, int, int],
     caption: str,
     file: str,
-) -> None:
+) -> Line:
+    """Draws it; the line is in pixels."""
     x0, y0, x1, y1 = box
     draw.rounded_rectangle(box, radius=(y1 - y0) * 0.25, fill=fill)
-    light = 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] > 150
-    ink = (20, 20, 20) if light else (255, 255, 255)
+    ink = _ink_on(fill)
     size = max(8, int((y1 - y0) * 0.62))
     while size > 8 and font(file, size).getlength(caption) > (x1 - x0) * 0.86:
         size -= 1
-    draw.text(((x0 + x1) / 2, (y0 + y1) / 2), caption, font=font(file, size), fill=ink, anchor="mm")
+    used, middle = font(file, size), ((x0 + x1) / 2, (y0 + y1) / 2)
+    draw.text(middle, caption, font=used, fill=ink, anchor="mm")
+    left, top, _, bottom = used.getbbox(caption, anchor="mm")
+    edges = tuple(middle[0] + left + used.getlength(caption[:n]) for n in range(len(caption) + 1))
+    return Line(caption, middle[1] + top, middle[1] + bottom, edges)
 
 
 def _place(
@@ -212,6 +240,7 @@ def scene(
     wanted = n_items or rng.choice([1, 1, 2, 2, 2, 3, 3, 4])
     side = min(width, height)
     items: list[Item] = []
+    lines: list[Line] = []
     for _ in range(wanted * 3):
         if len(items) == wanted:
             break
@@ -238,18 +267,19 @@ def scene(
         if is_button:
             captions = [item.caption for item in items]
             caption = rng.choice([word for word in CAPTIONS if word not in captions])
-            _draw_button(draw, corners, fill, caption, rng.choice(font_files(extra_fonts)))
+            line = _draw_button(draw, corners, fill, caption, rng.choice(font_files(extra_fonts)))
+            lines.append(line.shares(width, height))
         else:
             draw_shape(draw, kind, corners, fill)
         items.append(Item(kind, colour, box, caption))
-    return Scene(finish(rng, picture), tuple(sorted(items, key=lambda item: item.box)))
+    return Scene(finish(rng, picture), tuple(sorted(items, key=lambda item: item.box)), tuple(lines))
 
 
-def printed(rng: random.Random, text: str, extra_fonts: bool = True) -> np.ndarray:
+def printed(rng: random.Random, text: str, extra_fonts: bool = True) -> tuple[np.ndarray, Line]:
     """A picture of one printed word or number.
 
     Returns:
-        uint8 ``[height, width, 3]``.
+        uint8 ``[height, width, 3]``, and where each letter is.
     """
     width, height = picture_size(rng)
     ground = ground_colour(rng)
@@ -268,9 +298,44 @@ def printed(rng: random.Random, text: str, extra_fonts: bool = True) -> np.ndarr
         colour = COLOURS[rng.choice(tuple(COLOURS))]
         fill = _jitter(rng, colour, 16)
         draw.rounded_rectangle((x - 8, y - 4, x + wide + 8, y + high + 4), radius=8, fill=fill)
-        ink = (20, 20, 20) if 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] > 150 else (255, 255, 255)
+        ink = _ink_on(fill)
     draw.text((x, y), text, font=used, fill=ink, stroke_width=1 if rng.random() < 0.3 else 0)
-    return finish(rng, picture)
+    return finish(rng, picture), _line_at(x, y, text, used).shares(width, height)
+
+
+def _line_at(x: float, y: float, text: str, used: ImageFont.FreeTypeFont) -> Line:
+    """Where the letters of a text drawn at a place are, in pixels."""
+    _, top, _, bottom = used.getbbox(text)
+    edges = tuple(x + used.getlength(text[:n]) for n in range(len(text) + 1))
+    return Line(text, y + top, y + bottom, edges)
+
+
+def page(rng: random.Random, word: Callable[[random.Random], str]) -> Scene:
+    """A picture full of printed words, for eyes that learn to read."""
+    width, height = picture_size(rng)
+    ground = ground_colour(rng)
+    picture = Image.new("RGB", (width, height), ground)
+    draw = ImageDraw.Draw(picture)
+    lines, y = [], rng.uniform(2, 0.1 * height)
+    while True:
+        size = int(min(width, height) * rng.uniform(0.08, 0.26))
+        if size < 8 or y + size * 1.25 > height:
+            break
+        used, x = font(rng.choice(font_files(True)), size), rng.uniform(3, 0.2 * width)
+        while x + used.getlength(text := word(rng)) < width - 3:
+            ink = _jitter(rng, (235, 235, 235) if sum(ground) < 380 else (25, 25, 25), 20)
+            if rng.random() < 0.3:
+                fill = _jitter(rng, COLOURS[rng.choice(tuple(COLOURS))], 16)
+                wide = used.getlength(text)
+                draw.rounded_rectangle((x - 4, y - 1, x + wide + 4, y + size * 1.2), radius=6, fill=fill)
+                ink = (
+                    (20, 20, 20) if 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] > 150 else (255, 255, 255)
+                )
+            draw.text((x, y), text, font=used, fill=ink)
+            lines.append(_line_at(x, y, text, used).shares(width, height))
+            x += used.getlength(text) + size * rng.uniform(0.5, 1.5)
+        y += size * rng.uniform(1.25, 1.8)
+    return Scene(finish(rng, picture), (), tuple(lines))
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,22 @@ class Voices:
         Returns:
             float32 ``[samples]`` at 16 kHz in [-1, 1]; noise alone when ``words`` is empty.
         """
+        return self.say_where(rng, words)[0]
+
+    def say_where(self, rng: random.Random, words: Sequence[str]) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """As :meth:`say`, and the first and last sample of every word."""
         generator = np.random.default_rng(rng.getrandbits(32))
         voice = self.by_voice[rng.choice(sorted(self.by_voice))]
         pieces = [np.zeros(rng.randint(800, 6400), np.float32)]
+        spans = []
         for word in words:
             piece = whole_blocks(rng.choice(voice[word]).astype(np.float32) / 32768.0)
             n_blocks = len(piece) // BLOCK
             bent = round(n_blocks / rng.uniform(0.88, 1.14))  # faster is also higher
-            pieces += [resample(piece, n_blocks, bent), np.zeros(rng.randint(1600, 5600), np.float32)]
+            begin = sum(map(len, pieces))
+            pieces.append(resample(piece, n_blocks, bent))
+            spans.append((begin, begin + len(pieces[-1])))
+            pieces.append(np.zeros(rng.randint(1600, 5600), np.float32))
         if not words:
             pieces.append(np.zeros(rng.randint(6400, 24000), np.float32))
         sound = whole_blocks(np.concatenate(pieces))
@@ -148,7 +156,7 @@ class Voices:
             hiss = np.convolve(hiss, np.full(8, 0.35, np.float32), mode="same")
         level = 10 ** (-rng.uniform(12, 45) / 20) * 0.2  # 12-45 dB below the voice
         sound = (sound + hiss * level) * rng.uniform(0.25, 1.0)
-        return np.clip(sound, -1.0, 1.0).astype(np.float32)
+        return np.clip(sound, -1.0, 1.0).astype(np.float32), spans
 
 
 def main() -> None:

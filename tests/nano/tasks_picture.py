@@ -293,7 +293,7 @@ def printed_text(rng: random.Random) -> str:
 def read_dialogue(rng: random.Random, image_tokens: int = 70, extra_fonts: bool = True) -> Dialogue:
     """Reads one printed word or number."""
     text = printed_text(rng)
-    picture = printed(rng, text, extra_fonts)
+    picture, _ = printed(rng, text, extra_fonts)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": rng.choice(READ)}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": text}]
     return Dialogue("read", messages, image_tokens=image_tokens)

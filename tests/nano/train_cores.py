@@ -8,9 +8,10 @@ From the root of the repository::
 Each step has a fixed list of small batches; whichever process is free takes the next and adds its gradient
 to its own sum, so that a core which others use slows nothing but itself. Ctrl-C and SIGTERM save first; the
 same command goes on, with fresh optimizers. ``--start CHECKPOINT`` begins from written weights. While the
-file of ``--pause-file`` exists, training waits. ``OUT/mix.json`` is read before every step, so that what lags
-can be given more: ``{"text": 3, "picture": 3, "sound": 2}`` small batches of each kind; ``minutes``,
-``easy``, ``rounding`` and ``lr`` as the options.
+file of ``--pause-file`` exists, training waits. ``--towers OUT`` takes what ``nano.towers`` has taught them
+and, with ``--frozen``, leaves it as it is. ``OUT/mix.json`` is read before every step, so that what lags can
+be given more: ``{"text": 3, "picture": 3, "sound": 0.5}`` small batches of each kind, a half in every second
+step; ``minutes``, ``easy``, ``frozen``, ``rounding`` and ``lr`` as the options.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from nano.batch import Encoder
 from nano.config import build_model, load_weights, take_vision
 from nano.fast import Packed, working_copy
 from nano.muon import Muon
-from nano.packed import SMALL_PICTURE, arrange, row_blocks
+from nano.packed import LENGTH, ROWS, SMALL_PICTURE, arrange, row_blocks
 from nano.rounding import quantized_later, rounded
 from nano.speech import Voices
 from nano.tasks import Mix
 from nano.tokenizer import train as train_tokenizer
+from nano.towers import PARTS, load_towers
 from nano.train import export_checkpoint
 
-MIX = {"text": 2, "picture": 3, "sound": 2, "clip": 0}
-WEIGHTS = {"text": 1.0, "picture": 1.0, "sound": 1.0, "clip": 0.5}
+MIX: dict[str, float] = {"text": 1, "picture": 2, "sound": 1, "clip": 0.5, "large": 0.5}
+LARGE_PICTURE = 280
+LONG_ROWS = {"clip", "large"}  # half as many rows, twice as long
 LONGEST_STEP_S = 10.0  # more is time in which the processes were stopped
 FIELDS = ("loss", "right", "tokens", "batches", "seconds", "making")
 
@@ -54,7 +57,9 @@ class Shared:
         self.gradients = torch.zeros(n, total).share_memory_()
         self.todo = torch.full((64,), -1, dtype=torch.int64).share_memory_()  # kind numbers
         self.figures = torch.zeros(n, len(MIX), len(FIELDS), dtype=torch.float64).share_memory_()
-        self.settings = torch.zeros(4, dtype=torch.float64).share_memory_()  # step, easy, rounding, stop
+        self.settings = torch.zeros(
+            5, dtype=torch.float64
+        ).share_memory_()  # step, easy, rounding, frozen, stop
         context = processes.get_context("spawn")
         self.next = context.Value("i", 0)
         self.begin, self.end = context.Barrier(n), context.Barrier(n)
@@ -74,6 +79,8 @@ class Worker:
         self.pairs = list(zip(self.model.parameters(), self.work.parameters(), strict=True))
         names = {id(weight) for weight in quantized_later(self.work)}
         self.quantized = [id(weight) in names for _, weight in self.pairs]
+        parts = tuple(part for tower in PARTS.values() for part in tower)
+        self.towers = [w for name, w in self.work.named_parameters() if any(part in name for part in parts)]
 
     @torch.no_grad()
     def take_weights(self, rounding: bool) -> None:
@@ -97,8 +104,10 @@ class Worker:
 
     def step(self) -> None:
         """Takes small batches until none is left."""
-        step, easy, rounding, _ = self.shared.settings.tolist()
+        step, easy, rounding, frozen, _ = self.shared.settings.tolist()
         self.mix.easy = bool(easy)
+        for weight in self.towers:
+            weight.requires_grad_(not frozen)
         self.take_weights(bool(rounding))
         self.shared.gradients[self.number].zero_()
         while True:
@@ -112,15 +121,16 @@ class Worker:
             begin = time.process_time()
             rng = random.Random(f"{self.options.seed}/{int(step)}/{index}")
             small = easy and rng.random() < self.options.small
-            self.mix.image_tokens = SMALL_PICTURE if small else 70
-            draw = {"text": self.mix.texts, "picture": self.mix.pictures, "sound": self.mix.sounds}.get(
-                kind, self.mix.clips
+            self.mix.image_tokens = LARGE_PICTURE if kind == "large" else SMALL_PICTURE if small else 70
+            draw = {"text": self.mix.texts, "sound": self.mix.sounds, "clip": self.mix.clips}.get(
+                kind, self.mix.pictures
             )
-            made = arrange(row_blocks(self.encoder, rng, draw))
+            rows, length = (ROWS // 2, LENGTH * 2) if kind in LONG_ROWS else (ROWS, LENGTH)
+            made = arrange(row_blocks(self.encoder, rng, draw, rows, length), rows, length)
             batch = {name: torch.from_numpy(value) for name, value in made.items()}
             making = time.process_time() - begin
             loss, right = self.packed.loss(batch)
-            (loss * WEIGHTS[kind]).backward()
+            loss.backward()
             self.give_gradients()
             self.shared.figures[self.number, number] += torch.tensor(
                 [float(loss.detach()), float(right.sum()), len(right), 1, time.process_time() - begin, making]
@@ -133,7 +143,7 @@ def serve(number: int, options: argparse.Namespace, shared: Shared) -> None:
     worker = Worker(number, options, shared)
     while True:
         shared.begin.wait()
-        if shared.settings[3]:
+        if shared.settings[4]:
             return
         worker.step()
         shared.end.wait()
@@ -155,6 +165,8 @@ class Trainer:
             load_weights(self.model, options.start)
         elif options.vision_from is not None:
             print(f"took {take_vision(self.model, options.vision_from)} vision tensors", flush=True)
+        if self.step == 0 and options.towers is not None:
+            print(f"took {load_towers(self.model, options.towers)} tensors of towers", flush=True)
         self.first = self.step
         self.shared = Shared(self.model, options.processes)
         at = 0
@@ -189,17 +201,21 @@ class Trainer:
         file = self.options.out / "mix.json"
         if file.is_file():
             counts |= json.loads(file.read_text(encoding="utf-8"))
-        for name in ("minutes", "easy", "rounding", "lr"):
+        for name in ("minutes", "easy", "frozen", "rounding", "lr"):
             setattr(self.options, name, counts.pop(name, getattr(self.options, name)))
-        order = [kind for kind in ("clip", "picture", "sound", "text") for _ in range(counts[kind])]
+        order = []
+        for kind in ("large", "clip", "picture", "sound", "text"):
+            due = int(counts[kind] * (self.step + 1)) - int(counts[kind] * self.step)
+            order += [kind] * due
         kinds = list(MIX)
         self.shared.todo.fill_(-1)
         for index, kind in enumerate(order):
             self.shared.todo[index] = kinds.index(kind)
         self.shared.next.value = 0
-        self.n_todo = len(order)
+        self.n_todo = max(1, len(order))
         easy, rounding = self.progress < self.options.easy, self.progress >= self.options.rounding
-        self.shared.settings[:3] = torch.tensor([self.step, easy, rounding])
+        frozen = self.progress < self.options.frozen
+        self.shared.settings[:4] = torch.tensor([self.step, easy, rounding, frozen])
 
     @torch.no_grad()
     def update(self) -> None:
@@ -279,7 +295,7 @@ def run(options: argparse.Namespace) -> None:
             if time.monotonic() - exported_at > 60 * options.export_minutes:
                 export_checkpoint(trainer.model, options, trainer.step)
                 exported_at = time.monotonic()
-    shared.settings[3] = 1
+    shared.settings[4] = 1
     shared.begin.wait()
     for process in others:
         process.join()
@@ -302,6 +318,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--easy", type=float, default=0.4, help="share of the schedule with easy scenes")
     parser.add_argument("--small", type=float, default=0.8, help="share of easy pictures at budget 16")
     parser.add_argument("--rounding", type=float, default=0.8, help="share before Q4_K rounding")
+    parser.add_argument("--towers", type=Path, help="where nano.towers wrote what it taught")
+    parser.add_argument("--frozen", type=float, default=0.0, help="share before the towers learn, too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
     parser.add_argument("--vision-from", type=Path, help="checkpoint whose vision tower to start from")
