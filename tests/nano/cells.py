@@ -34,12 +34,12 @@ HEARD_AFTER = 1280  # samples after its end in which it still is told
 EYES: dict[str, tuple[int, int, float]] = {
     "kind": (len(KINDS), 1, 2.0),
     "colour": (len(COLOURS), 1, 0.5),
-    "rank": (RANKS, 1, 1.0),
+    "rank": (RANKS, 1, 0.7),
     "hundreds": (11, 6, 1.0),
-    "tens": (10, 6, 1.0),
-    "caption": (len(CAPTIONS), 1, 0.7),
-    "letter": (len(LETTERS) + 1, SLOTS, 1.0),
-    "index": (LONGEST + 1, SLOTS, 0.5),
+    "tens": (10, 6, 0.3),
+    "caption": (len(CAPTIONS), 1, 1.5),
+    "letter": (len(LETTERS) + 1, SLOTS, 3.0),
+    "index": (LONGEST + 1, SLOTS, 0.3),
     "word": (len(PRINTED) + 1, 1, 0.5),
     "case": (4, 1, 0.3),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from nano.batch import Encoder
-from nano.dialogue import Dialogue
+from nano.dialogue import Dialogue, call_text
 from nano.score import Answer, read_answer
 from nano.tokenizer import CONTROL
 
@@ -75,22 +75,16 @@ class Transformers:
         ]
 
 
-class Converted:
-    """Our own conversion of a checkpoint, asked through ``Session``.
+class Through:
+    """A ``Session``.
 
     Args:
-        checkpoint: directory in transformers layout.
-        quant: type of the model file.
-        projector_type: type of the projector file.
+        session: on a converted checkpoint.
+        folder: where clips are written.
     """
 
-    def __init__(self, checkpoint: Path, quant: str = "Q4_K_M", projector_type: str = "BF16") -> None:
-        from gemma4_gguf import Session
-        from gemma4_gguf.convert import convert_checkpoint
-
-        self.folder = tempfile.TemporaryDirectory()
-        files = convert_checkpoint(checkpoint, self.folder.name, quant, projector_type)
-        self.session = Session(files.model, n_ctx=4096)
+    def __init__(self, session: Any, folder: Path) -> None:
+        self.session, self.folder = session, folder
 
     def answers(self, dialogues: list[Dialogue]) -> list[Answer]:
         """The answers, in the order asked.
@@ -106,10 +100,8 @@ class Converted:
             raise NotTakenError(str(error)) from error
 
     def _ask(self, dialogue: Dialogue) -> Answer:
-        from nano.dialogue import call_text
-
         reply = self.session.complete(
-            openai_messages(dialogue.messages[:-1], dialogue.image_tokens, Path(self.folder.name)),
+            openai_messages(dialogue.messages[:-1], dialogue.image_tokens, self.folder),
             tools=dialogue.tools or None,
             thinking=dialogue.thinking,
             temperature=0,
@@ -117,6 +109,24 @@ class Converted:
         )
         calls = tuple(call_text(call.name, call.arguments) for call in reply.tool_calls)
         return Answer(reply.text.strip(), (reply.thinking or "").strip(), calls)
+
+
+class Converted(Through):
+    """Our own conversion of a checkpoint, asked through ``Session``.
+
+    Args:
+        checkpoint: directory in transformers layout.
+        quant: type of the model file.
+        projector_type: type of the projector file.
+    """
+
+    def __init__(self, checkpoint: Path, quant: str = "Q4_K_M", projector_type: str = "BF16") -> None:
+        from gemma4_gguf import Session
+        from gemma4_gguf.convert import convert_checkpoint
+
+        self._kept = tempfile.TemporaryDirectory()
+        files = convert_checkpoint(checkpoint, self._kept.name, quant, projector_type)
+        super().__init__(Session(files.model, n_ctx=4096), Path(self._kept.name))
 
 
 def openai_messages(messages: list[dict[str, Any]], image_tokens: int, folder: Path) -> list[dict[str, Any]]:

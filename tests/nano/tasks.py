@@ -112,11 +112,13 @@ class Mix:
 
     def pictures(self, rng: random.Random) -> list[Dialogue]:
         """The next block: questions about one picture side by side, or one dialogue about it."""
-        draw = rng.random()
-        if draw < (0.05 if self.easy else 0.25):
+        draw = rng.random() * (4.0 if self.easy else 1.0)
+        if draw < 0.22:
             return [with_thought(rng, read_dialogue(rng, self.image_tokens))]
-        if draw < (0.08 if self.easy else 0.45):
-            return [with_thought(rng, self.picture(rng, self.image_tokens))]
+        if draw < 0.36:
+            return [with_thought(rng, tool_picture_dialogue(rng, self.image_tokens))]
+        if draw < 0.44:
+            return [scene_dialogue(rng, n_turns=rng.choice([2, 3, 4]), image_tokens=self.image_tokens)]
         return scene_questions(rng, 8, self.image_tokens, self.easy)
 
     def sounds(self, rng: random.Random) -> list[Dialogue]:

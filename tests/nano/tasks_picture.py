@@ -125,6 +125,10 @@ def _wanted(rng: random.Random, items: tuple[Item, ...]) -> tuple[str, list[Item
         colour = rng.choice(tuple(COLOURS))
         found = [item for item in items if (item.kind, item.colour) == (kind, colour)]
         return rng.choice([f"the {colour} {kind}", f"{colour} {plural(kind)}"]), found
+    if len(items) > 1 and rng.random() < 0.08:
+        pair = {(item.kind, item.colour): item for item in rng.sample(items, 2)}
+        names = rng.choice([", ", ", ", " and "]).join(f"{colour} {kind}" for kind, colour in pair)
+        return names, [item for item in items if (item.kind, item.colour) in pair]
     draw = rng.random()
     if draw < 0.2:
         return rng.choice([plural(kind), f"the {plural(kind)}", f"all {plural(kind)}", f"every {kind}"]), [
