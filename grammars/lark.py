@@ -57,7 +57,9 @@ def to_lark(grammar: Grammar, markers: Mapping[str, int] | None = None) -> str:
         elif not Lexemes(cut.lexemes, cut.terminals, rules).are_clear():
             cut = _Cut(grammar, markers, single=True)
             rules = cut.rules()
-    lines = ["%llguidance {}\n"]
+    # Text that the grammar forces would else have to come in the tokens that llguidance cuts it into, not in
+    # those that the model was trained to write.
+    lines = ['%llguidance {"no_forcing": true}\n']
     lines += [f"{name}: {cut.show(node)}\n" for name, node in rules.items()]
     lines += [f"{name}: {cut.show(node)}\n" for name, node in cut.terminals.items()]
     return "".join(lines)

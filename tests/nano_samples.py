@@ -14,7 +14,7 @@ from gemma4_gguf import Image
 NANO = Path(gemma4_gguf.__file__).parent / "nano"
 SAMPLES = NANO / "samples"
 _BY_NAME: dict[str, list[dict[str, Any]]] = json.loads((SAMPLES / "truth.json").read_text(encoding="utf-8"))
-TRUTH = [_BY_NAME[f"scene{i}.png"] for i in range(len(_BY_NAME))]
+TRUTH = [_BY_NAME[f"scene{i}.png"] for i in range(6)]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 150}
 # What transformers 5.23 writes in float32, greedily, given the prompt of its README.
 TRANSFORMERS = (

@@ -31,7 +31,7 @@ RETOLD: dict[str, tuple[dict[str, str], str]] = {
     "convert_checkpoint(": ({}, r"models/my-finetune-Q8_0\.gguf\nmodels/mmproj-my-finetune-BF16\.gguf\n"),
     "What does the sign say?": (
         {"What does the sign say?": "What does it say?", "image_tokens=560": "image_tokens=70"},
-        r"coffee\n\d+ tokens read, \d+ written\n",
+        r"radio\n\d+ tokens read, \d+ written\n",
     ),
     "traffic lights": (
         {

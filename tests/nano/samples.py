@@ -19,10 +19,10 @@ from nano.speech import RATE_HZ, Voices
 from PIL import Image
 
 SAID = ("three", "five", "stop")
-WORD = "coffee"
+WORD = "radio"
 KEPT_VOICE = "adam"
 #: Name of the sample -> seed of its picture and number of objects.
-SCENES = {"shapes.png": (8, 3), "window.png": (26, 4)}
+SCENES = {"shapes.png": (8, 3), "window.png": (92, 3)}
 
 
 def draw_scene(seed: int, n_items: int) -> Scene:
