@@ -16,18 +16,18 @@ SAMPLES = NANO / "samples"
 _BY_NAME: dict[str, list[dict[str, Any]]] = json.loads((SAMPLES / "truth.json").read_text(encoding="utf-8"))
 TRUTH = [_BY_NAME[f"scene{i}.png"] for i in range(6)]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 150}
-# What transformers 5.23 writes in float32, greedily, given the prompt of its README.
+# What transformers 5.23 writes in float32, greedily, asked to detect.
 TRANSFORMERS = (
-    '[{"box_2d": [104, 047, 385, 323], "label": "red circle"},'
-    '{"box_2d": [594, 010, 823, 224], "label": "green triangle"}]',
-    '[{"box_2d": [016, 531, 401, 922], "label": "blue square"},'
-    '{"box_2d": [630, 500, 953, 823], "label": "blue triangle"}]',
-    '[{"box_2d": [443, 688, 698, 948], "label": "purple circle"}]',
-    '[{"box_2d": [000, 380, 333, 714], "label": "yellow square"},'
-    '{"box_2d": [474, 411, 854, 802], "label": "red square"}]',
-    '[{"box_2d": [724, 698, 964, 922], "label": "yellow square"}]',
-    '[{"box_2d": [047, 224, 354, 531], "label": "green square"},'
-    '{"box_2d": [589, 411, 844, 667], "label": "red triangle"}]',
+    '[{"box_2d": [109, 25, 380, 307], "label": "red circle"}, '
+    '{"box_2d": [575, 204, 785, 409], "label": "green triangle"}]',
+    '[{"box_2d": [28, 525, 451, 968], "label": "blue square"}, '
+    '{"box_2d": [625, 535, 971, 881], "label": "blue triangle"}]',
+    '[{"box_2d": [475, 695, 725, 935], "label": "purple circle"}]',
+    '[{"box_2d": [29, 292, 375, 652], "label": "yellow square"}, '
+    '{"box_2d": [492, 409, 881, 831], "label": "red square"}]',
+    '[{"box_2d": [725, 725, 961, 975], "label": "yellow square"}]',
+    '[{"box_2d": [42, 295, 357, 595], "label": "green square"}, '
+    '{"box_2d": [545, 415, 801, 685], "label": "red triangle"}]',
 )
 
 

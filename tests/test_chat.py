@@ -66,8 +66,12 @@ def test_a_second_turn_pays_only_for_what_is_new(session: Session, monkeypatch: 
 def test_a_reused_conversation_answers_like_a_fresh_one(nano: Path) -> None:
     """Two chats in turns over one sequence, each overwriting the other, against each on its own."""
     turns: list[list[tuple[Any, ...]]] = [
-        [(scene(0), "detect"), ("detect",), (scene(1), "detect")],
-        [(scene(2), "detect"), (scene(3), "detect"), ("detect",)],
+        [
+            (scene(0), "Describe the picture."),
+            ("How many objects are there?",),
+            (scene(1), "What do you see?"),
+        ],
+        [(scene(2), "Describe the picture."), (scene(3), "What do you see?"), ("How many squares?",)],
     ]
     options: dict[str, Any] = {"n_ctx": 768, "n_threads": 2, "kv_type": "f32", "flash_attention": False}
     with Session(nano, **options) as shared:

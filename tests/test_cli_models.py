@@ -178,9 +178,9 @@ def test_inspect_reports_model_and_projector(
     text = capsys.readouterr().out
     for part in (
         "Q4_K_M",
-        "3.33 M",
-        "1,000 tokens, 256 wide",
-        "one in 5 attends in full",
+        "4.50 M, 4.11 M effective",
+        "1,536 tokens, 256 wide",
+        "the last 2 share keys and values",
         "at 1,024 tokens",
         "Q6_K",
     ):

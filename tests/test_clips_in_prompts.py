@@ -86,10 +86,9 @@ def test_a_long_track_is_cut_at_pauses(hearing: Session, monkeypatch: pytest.Mon
     assert np.abs(np.array(sounds) - np.array(seconds) * 25).max() <= 1
 
 
-def test_a_member_without_ears_sees_the_clip(session: Session, converted: Converted) -> None:
+def test_a_member_without_ears_sees_the_clip(converted: Converted) -> None:
     content = clip(4, 4, sound=True)
     assert load_sound_track(content) is not None
-    assert len(spans_of(prompt_of(session, {"type": "video", "video": content}))) == 4
     files = converted("26b")
     with Session(files["model"], projector=files["projector"], n_ctx=512, n_threads=2) as large:
         message = {"role": "user", "content": [{"type": "video", "video": content}, "what?"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,14 @@ def test_very_long_text(nano: Path) -> None:
             session.ask(text)
 
 
-def test_media_that_cannot_be_taken(session: Session, nano: Path) -> None:
-    with pytest.raises(MessageError, match="ears"):
-        session.ask(Audio(np.zeros(16_000, np.float32)), "what?")
+def test_media_that_cannot_be_taken(
+    session: Session, nano: Path, converted: Callable[..., dict[str, Path]]
+) -> None:
+    files = converted("26b")
+    with Session(files["model"], projector=files["projector"], n_ctx=64, n_threads=2) as deaf:
+        assert deaf.has_vision and not deaf.has_audio
+        with pytest.raises(MessageError, match="ears"):
+            deaf.ask(Audio(np.zeros(16_000, np.float32)), "what?")
     with pytest.raises(MediaError, match=r"x\.mp4 does not exist"):
         session.ask(Video("x.mp4"), "what?")
     with Session(nano, projector=None, n_ctx=64, n_threads=2) as blind:

@@ -194,10 +194,10 @@ def test_auto_takes_the_smallest_budget_that_does_not_shrink(
 
 
 def test_auto_stays_within_what_the_projector_knows(session: Session) -> None:
-    picture = PILImage.new("RGB", (2000, 1990), "blue")
-    with pytest.raises(MediaError, match="21 places"):
-        n_soft(session, Image(picture, 1120))
-    assert n_soft(session, Image(picture, "auto")) == n_soft(session, Image(picture, 280)) == 256
+    picture = PILImage.new("RGB", (9000, 300), "blue")
+    with pytest.raises(MediaError, match="85 places"):
+        n_soft(session, Image(picture, 280))
+    assert n_soft(session, Image(picture, "auto")) == n_soft(session, Image(picture, 140)) == 128
 
 
 def test_a_picture_of_its_own_budget_keeps_it(session: Session) -> None:

@@ -222,7 +222,7 @@ def test_logits_take_tokens_pictures_and_embeddings(session: Session) -> None:
     before, after = [2, 5], session.tokenize("detect")
     wrapped = session.logits([*before, scene(0), *after])
     bare = session.logits([*before, special["<|image>"], embeddings, special["<image|>"], *after])
-    assert wrapped.shape == (2 + 1 + 64 + 1 + len(after), 1000)
+    assert wrapped.shape == (2 + 1 + 64 + 1 + len(after), 1536)
     assert np.array_equal(wrapped, bare, equal_nan=True)
     for wrong in (np.zeros((3, 5), np.float32), np.zeros(256, np.float32)):
         with pytest.raises(MessageError, match="shape"):
