@@ -22,7 +22,6 @@ from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 N_LAYERS = 8
 LAYER_TYPES = ["sliding_attention"] * 5 + ["full_attention", "sliding_attention", "full_attention"]
 WAVES = 0.3  # size of the position table at the start
-WAVES_OVER_TABLE = 1.5  # the same on top of a table that is taken over
 ID = {token: index for index, token in enumerate(CONTROL)}
 
 
@@ -110,34 +109,6 @@ def build_model(seed: int) -> Gemma4ForConditionalGeneration:
     table[0, :, :width] = table[1, :, width:] = _waves(table.shape[1], width) * WAVES
     tower.position_embedding_table.copy_(table)
     return model
-
-
-@torch.no_grad()
-def take_vision(model: Gemma4ForConditionalGeneration, directory: Path) -> int:
-    """Copies the vision tower of another checkpoint of the same width, to skip the plateau of the start.
-
-    Returns:
-        How many tensors were taken.
-    """
-    from safetensors.torch import load_file
-
-    found = load_file(directory / "model.safetensors")
-    taken = 0
-    for name, parameter in model.named_parameters():
-        source = found.get(name, found.get(name.replace(".linear.weight", ".weight")))
-        if source is None or not ("vision_tower" in name or "embed_vision" in name):
-            continue
-        if name.endswith("position_embedding_table"):
-            # That of nano-detect is nearly the same everywhere: a line through its soft tokens tells row and
-            # column with R2 0.65 and 0.02; with the waves on top with 0.95 both.
-            parameter.mul_(WAVES_OVER_TABLE / WAVES)
-            parameter[:, : source.shape[1]].add_(source)
-        elif source.shape == parameter.shape:
-            parameter.copy_(source)
-        else:
-            continue
-        taken += 1
-    return taken
 
 
 @torch.no_grad()

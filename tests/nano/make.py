@@ -28,7 +28,7 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
         "ears": [*towers, "ears", "--minutes", minutes["ears"]],
         "eyes": [*towers, "eyes", "--minutes", minutes["eyes"], "--processes", n],
         "whole": [
-            *["nano.train_cores", "--out", out, "--towers", out, "--frozen", "0.6", "--easy", "0"],
+            *["nano.train_cores", "--out", out, "--towers", out, "--frozen", "1", "--easy", "0"],
             *["--minutes", minutes["whole"], "--processes", n, "--template", str(TEMPLATE), *start],
         ],
     }

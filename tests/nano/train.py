@@ -35,12 +35,13 @@ from typing import Any
 import torch
 from nano.batch import Encoder
 from nano.clamps import set_clamps
-from nano.config import build_model, load_weights, take_vision, write_checkpoint
+from nano.config import build_model, load_weights, write_checkpoint
 from nano.dialogue import IGNORE
 from nano.rounding import quantized_later, rounded_weights
 from nano.speech import Voices
 from nano.tasks import KINDS, Mix
 from nano.tokenizer import train as train_tokenizer
+from nano.towers import load_towers
 from torch.nn import functional
 
 SIZES = {"text": 12, "picture": 8, "sound": 8, "clip": 2}  # times --size
@@ -122,8 +123,8 @@ class Trainer:
         self.model = build_model(options.seed)
         if options.start is not None:
             load_weights(self.model, options.start)
-        elif options.vision_from is not None:
-            print(f"took {take_vision(self.model, options.vision_from)} vision tensors", flush=True)
+        if options.towers is not None:
+            print(f"took {load_towers(self.model, options.towers)} tensors of towers", flush=True)
         self.model.to(self.device).train()
         self.optimizers = make_optimizers(self.model, options.lr)
         self.step, self.seconds = 0, 0.0
@@ -271,7 +272,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
-    parser.add_argument("--vision-from", type=Path, help="checkpoint whose vision tower to start from")
+    parser.add_argument("--towers", type=Path, help="where nano.towers wrote what it taught")
     parser.add_argument("--template", type=Path, help="chat template to write beside the weights")
     parser.add_argument("--pause-file", type=Path, help="wait while this file exists")
     parser.add_argument("--log-every", type=int, default=20)

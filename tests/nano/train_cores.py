@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as processes
 from nano.batch import Encoder
-from nano.config import build_model, load_weights, take_vision
+from nano.config import build_model, load_weights
 from nano.fast import Packed, working_copy
 from nano.muon import Muon
 from nano.packed import LENGTH, ROWS, SMALL_PICTURE, arrange, row_blocks
@@ -163,8 +163,6 @@ class Trainer:
             print(f"resumed at step {self.step}, {self.seconds / 60:.1f} minutes", flush=True)
         elif options.start is not None:
             load_weights(self.model, options.start)
-        elif options.vision_from is not None:
-            print(f"took {take_vision(self.model, options.vision_from)} vision tensors", flush=True)
         if self.step == 0 and options.towers is not None:
             print(f"took {load_towers(self.model, options.towers)} tensors of towers", flush=True)
         self.first = self.step
@@ -322,7 +320,6 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--frozen", type=float, default=0.0, help="share before the towers learn, too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
-    parser.add_argument("--vision-from", type=Path, help="checkpoint whose vision tower to start from")
     parser.add_argument("--template", type=Path, help="chat template to write beside the weights")
     parser.add_argument("--pause-file", type=Path, help="wait while this file exists")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
