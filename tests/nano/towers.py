@@ -37,6 +37,7 @@ from torch.nn import functional
 
 PARTS = {"eyes": ("vision_tower", "embed_vision"), "ears": ("audio_tower", "embed_audio")}
 VALUE_WEIGHT = 10.0  # of the places as numbers
+HEADS_ALONE = 100  # steps in which fresh heads learn to read a tower that knows something, and spare it
 VALUE_SCALE = 0.05  # a step of the optimizer must move a place by less than it is off
 
 
@@ -89,6 +90,7 @@ class Teacher:
         ]
         self.heads = Heads(*((EYES, 256, 6) if options.tower == "eyes" else (EARS, 256, 0)))
         self.step, self.seconds = 0, 0.0
+        self.heads_alone = HEADS_ALONE if options.start is not None else 0
         if self.file.is_file():
             state = torch.load(self.file, weights_only=True)
             self.model.load_state_dict(state["model"], strict=False)
@@ -144,6 +146,8 @@ class Teacher:
         report: dict[str, list[float]] = {}
         for made, truth in self.batches(number):
             soft = self.soft_of({name: torch.from_numpy(value) for name, value in made.items()})
+            if self.step < self.heads_alone:
+                soft = soft.detach()
             loss, right = self.heads.loss(soft, {name: torch.from_numpy(v) for name, v in truth.items()})
             loss.backward()
             kind = str(made["pixels"].shape[1] // 9) if "pixels" in made else ""
