@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nano import scenes
+from nano.engines import write_clip
+from nano.speech import Voices
+from PIL import Image as PILImage
 
 import gemma4_gguf
-from gemma4_gguf import Image
+from gemma4_gguf import Box, Image
 
+VOICE = Path(__file__).parent / "data/voice.npz"  # one that was kept from training
 NANO = Path(gemma4_gguf.__file__).parent / "nano"
 SAMPLES = NANO / "samples"
 _BY_NAME: dict[str, list[dict[str, Any]]] = json.loads((SAMPLES / "truth.json").read_text(encoding="utf-8"))
@@ -41,3 +47,23 @@ def overlap(one: list[int], other: list[int]) -> float:
     shared = np.prod(np.clip(high - low, 0, None))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
     return float(shared / (sum(areas) - shared))
+
+
+def check_boxes(boxes: list[Box], name: str, labels: set[str] | None = None) -> None:
+    """Boxes of a bundled picture, in its pixels, are those of truth.json, or of some labels in it."""
+    truth = [one for one in _BY_NAME[name] if labels is None or one["label"] in labels]
+    with PILImage.open(SAMPLES / name) as picture:
+        width, height = picture.size
+    assert sorted(box.label for box in boxes) == sorted(one["label"] for one in truth)
+    for box in boxes:
+        found = [box.y0 / height, box.x0 / width, box.y1 / height, box.x1 / width]
+        same = [one["box_2d"] for one in truth if one["label"] == box.label]
+        assert max(overlap([round(1000 * side) for side in found], one) for one in same) > 0.5
+
+
+def write_talking_clip(folder: Path) -> tuple[Path, scenes.Clip]:
+    """A clip in which one shape moves while a voice says stop, and what it shows."""
+    shown = scenes.clip(random.Random(4))
+    said = Voices.load(VOICE, held_out=True).say(random.Random(2), ["stop"])
+    write_clip(folder / "clip.mkv", shown.frames, shown.seconds, said)
+    return folder / "clip.mkv", shown

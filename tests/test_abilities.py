@@ -6,18 +6,16 @@ Fresh samples of every task on its model card, and every public way to ask about
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nano import scenes
-from nano.engines import Through, write_clip
+from nano.engines import Through
 from nano.score import score
 from nano.speech import Voices
 from nano.tasks import evaluation_set
-from nano_samples import SAMPLES, overlap
+from nano_samples import SAMPLES, VOICE, check_boxes, write_talking_clip
 from PIL import Image as PILImage
 from pydantic import BaseModel
 
@@ -25,7 +23,6 @@ from gemma4_gguf import Audio, Image, Session, Video
 from gemma4_gguf.demo import Person, get_weather
 from gemma4_gguf.grammars import load
 
-VOICE = Path(__file__).parent / "data/voice.npz"
 TRUTH: dict[str, list[dict[str, Any]]] = json.loads((SAMPLES / "truth.json").read_text("utf-8"))
 EXACT: dict[str, Any] = {"temperature": 0, "max_tokens": 200}
 N_SAMPLES = 12
@@ -129,14 +126,8 @@ def test_tools(wide: Session) -> None:
 def test_detect_and_point(name: str, budget: Any, wide: Session) -> None:
     with PILImage.open(SAMPLES / name) as picture:
         width, height = picture.size
-    boxes = wide.detect(SAMPLES / name, image_tokens=budget)
-    truth = TRUTH[name]
-    assert sorted(box.label for box in boxes) == sorted(one["label"] for one in truth)
-    for box in boxes:
-        (wanted,) = [one["box_2d"] for one in truth if one["label"] == box.label]
-        found = [1000 * box.y0 / height, 1000 * box.x0 / width, 1000 * box.y1 / height, 1000 * box.x1 / width]
-        assert overlap(found, wanted) > 0.5  # type: ignore[arg-type]
-    target = truth[0]
+    check_boxes(wide.detect(SAMPLES / name, image_tokens=budget), name)
+    target = TRUTH[name][0]
     colour, kind = target["label"].split()[:2]
     (point,) = wide.point(SAMPLES / name, f"the {colour} {kind}", image_tokens=budget)
     top, left, bottom, right = target["box_2d"]
@@ -173,10 +164,8 @@ def test_transcribe(wide: Session) -> None:
     assert wide.ask(Audio(sound), "What does the voice say?", **EXACT).text == "3 5 stop"
 
 
-def test_clips(wide: Session, voices: Voices, tmp_path: Path) -> None:
-    shown = scenes.clip(random.Random(4))
-    assert shown.moved
-    write_clip(tmp_path / "clip.mkv", shown.frames, shown.seconds, voices.say(random.Random(2), ["stop"]))
-    clip = Video(tmp_path / "clip.mkv", frames=len(shown.frames))
+def test_clips(wide: Session, tmp_path: Path) -> None:
+    file, shown = write_talking_clip(tmp_path)
+    clip = Video(file, frames=len(shown.frames))
     text = wide.describe(clip, **EXACT).text
     assert shown.moved in text and shown.direction in text and "stop" in text

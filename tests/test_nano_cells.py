@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from nano.cells import IGNORE, KINDS, LETTERS, SAMPLES, spoken_truth, truth_of
+from nano.cells import KINDS, LETTERS, SAMPLES, spoken_truth, truth_of
+from nano.dialogue import IGNORE
 from nano.scenes import Item, Line, Scene, page, printed, scene
 from nano.tasks_picture import printed_text
 from nano.words import CAPTIONS, COLOURS, PRINTED, SPOKEN

@@ -149,9 +149,9 @@ def write_tokenizer(vocabulary: Path, out: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json from the vocabulary of a GGUF file."""
     metadata = open_gguf(vocabulary).metadata
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    nano = Path(__file__).resolve().parents[2] / "gemma4_gguf" / "nano"
-    tokenizer = json.loads((nano / "tokenizer.json").read_text("utf-8"))
-    settings = json.loads((nano / "tokenizer_config.json").read_text("utf-8"))
+    small = Path(__file__).resolve().parents[1] / "data/tokenizer"
+    tokenizer = json.loads((small / "tokenizer.json").read_text("utf-8"))
+    settings = json.loads((small / "tokenizer_config.json").read_text("utf-8"))
     markers = {token["content"] for token in tokenizer["added_tokens"]} | set(
         settings["extra_special_tokens"]
     )

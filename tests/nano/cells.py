@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from nano.batch import features
+from nano.dialogue import IGNORE
 from nano.packed import SMALL_PICTURE, picture_tensors, sound_tensors
 from nano.picture import patches, target_size
 from nano.scenes import Line, Scene, page, printed, scene
@@ -18,7 +19,6 @@ from nano.speech import Voices
 from nano.tasks_picture import printed_text
 from nano.words import CAPTIONS, COLOURS, PRINTED, SHAPES, SPOKEN
 
-IGNORE = -100
 KINDS = ("", *SHAPES, "button", "text")
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RANKS = 8
@@ -44,8 +44,6 @@ EYES: dict[str, tuple[int, int, float]] = {
     "case": (4, 1, 0.3),
 }
 EARS: dict[str, tuple[int, int, float]] = {"spoken": (len(SPOKEN) + 1, 1, 1.0)}
-
-
 Arrays = dict[str, np.ndarray]
 
 

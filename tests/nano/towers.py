@@ -25,8 +25,9 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.multiprocessing as processes
-from nano.cells import EARS, EYES, IGNORE, Arrays, draw_pictures, draw_sounds
+from nano.cells import EARS, EYES, Arrays, draw_pictures, draw_sounds
 from nano.config import build_model, load_weights
+from nano.dialogue import IGNORE
 from nano.fast import Packed, working_copy
 from nano.muon import Muon
 from nano.packed import SMALL_PICTURE

@@ -57,9 +57,8 @@ class Shared:
         self.gradients = torch.zeros(n, total).share_memory_()
         self.todo = torch.full((64,), -1, dtype=torch.int64).share_memory_()  # kind numbers
         self.figures = torch.zeros(n, len(MIX), len(FIELDS), dtype=torch.float64).share_memory_()
-        self.settings = torch.zeros(
-            5, dtype=torch.float64
-        ).share_memory_()  # step, easy, rounding, frozen, stop
+        # step, easy, rounding, frozen, stop
+        self.settings = torch.zeros(5, dtype=torch.float64).share_memory_()
         context = processes.get_context("spawn")
         self.next = context.Value("i", 0)
         self.begin, self.end = context.Barrier(n), context.Barrier(n)
