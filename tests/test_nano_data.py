@@ -184,7 +184,35 @@ def test_what_moves_moves_where_it_is_said() -> None:
         down, right = last - first
         step = {"left": -right, "right": right, "up": -down, "down": down}[shown.direction]
         assert step > 0.2 * min(shown.frames[0].shape[:2])
+        for frame, (mask, centres) in enumerate(zip(near, shown.centres, strict=True)):
+            high, wide = mask.shape
+            y, x = centres[0]
+            assert mask[min(high - 1, y * high // 1000), min(wide - 1, x * wide // 1000)], (seed, frame)
     assert seen == {"left", "right", "up", "down", "still"}
+
+
+def test_questions_about_a_clip_agree_with_each_other() -> None:
+    for seed in range(20):
+        dialogues = tasks_picture.clip_questions(random.Random(seed))
+        answers = {d.messages[0]["content"][1]["text"]: d.messages[1]["content"] for d in dialogues}
+        sentence = dialogues[0].messages[1]["content"]
+        for name in [q[9:-6] for q in answers if q.startswith("Does the ")]:
+            said = answers[f"Does the {name} move?"]
+            first, last = (
+                json.loads(answers[f"Where is the {name} in the {n} frame?"]) for n in ("first", "last")
+            )
+            moved = f"The {name} moves"
+            assert (said != "No.") == (first != last) == sentence.startswith(moved)
+            assert said == "No." or sentence == f"{moved} {said[5:]}"
+
+
+def test_questions_about_a_page_agree_with_each_other() -> None:
+    for seed in range(20):
+        dialogues = tasks_picture.page_questions(random.Random(seed))
+        everything, one, last, count = (d.messages[1]["content"] for d in dialogues)
+        words = everything.split()
+        number = tasks_picture.ORDINALS.index(dialogues[1].messages[0]["content"][1]["text"].split()[3])
+        assert words[number] == one and words[-1] == last and len(words) == int(count)
 
 
 def test_boxes_and_points_are_strict_json() -> None:

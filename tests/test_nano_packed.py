@@ -72,6 +72,14 @@ def test_a_question_sees_the_picture_and_itself_alone(encoder: Encoder) -> None:
     assert made["ids"][0, first:second].tolist() == one.encoded[1]["ids"][shared:]
 
 
+def test_questions_about_a_clip_share_all_its_frames(encoder: Encoder) -> None:
+    made = block(encoder, tasks_picture.clip_questions(random.Random(1)), room=700)
+    assert made is not None and len(made.encoded) > 2
+    first, second = (one["ids"] for one in made.encoded[:2])
+    assert first[: made.shared] == second[: made.shared] and first[made.shared - 1] == ID["<image|>"]
+    assert ID["<image|>"] not in first[made.shared :]
+
+
 def test_what_does_not_fit_is_left_out(encoder: Encoder) -> None:
     many = scene_questions(random.Random(5), 12)
     made = block(encoder, many)

@@ -1,11 +1,14 @@
-"""Every Python example of the README, retold in the words that the bundled checkpoint knows, answers right.
+"""Every example of the README, retold in the words that the bundled checkpoint knows, answers right.
 
 tests/test_readme.py runs the examples as they are written, on random weights.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +18,10 @@ from typing import Any
 import pytest
 from nano_samples import NANO, SAMPLES, check_boxes, write_talking_clip
 from PIL import Image as PILImage
-from test_readme import MODEL, blocks, run_block
+from test_readme import MODEL, OWN, blocks, run_block
 
-from gemma4_gguf import Session
+from gemma4_gguf import Box, Session
+from gemma4_gguf.cli.main import main
 
 #: A line of the example -> (what it says -> what the small model is asked, what it must print).
 RETOLD: dict[str, tuple[dict[str, str], str]] = {
@@ -138,3 +142,66 @@ CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "traffic lights": right_boxes,
     "session.complete(": right_boxes,
 }
+
+
+#: Part of a command -> (what it says -> what the small model is asked, what it must print).
+COMMANDS: dict[str, tuple[dict[str, str], str]] = {
+    "convert checkpoints/my-finetune": (
+        {},
+        r".*models/my-finetune-Q5_K_M\.gguf.*mmproj-my-finetune-F16\.gguf.*",
+    ),
+    " inspect ": ({}, r"name +Nano\n.*Q4_K_M.*\n"),
+    '"What does the sign say?"': ({"What does the sign say?": "What does it say?", "560": "70"}, r"radio\n"),
+    " detect ": (
+        {'"cars"': '"all objects"', "--json": "--json --image-tokens 70"},
+        r"\[.*\]\n",
+    ),
+    "receipt.json": (
+        {
+            "Read this receipt.": "Extract the name and age as JSON: Anna is 31 years old.",
+            "--image receipt.jpg": "",
+        },
+        r'\{"name": "Anna", "age": 31\}\n',
+    ),
+    " chat ": ({}, r".*\nYour name is Anna\.\n"),
+    "-o talk.srt": ({}, ""),
+    "--language de": ({"--language de --translate-to en": ""}, r"3 5 stop\n"),
+    "Who is speaking": ({"Who is speaking, and in what mood?": "What is said?"}, r"3 5 stop\n"),
+    " describe ": ({}, r"The orange triangle moves to the left\. The voice says stop\.\n"),
+}
+ELSEWHERE = ("convert google/", " demo", " doctor", " devices")  # test_hub, test_demo, test_doctor, test_cli
+
+
+def command(part: str) -> str:
+    """The command with a part in it."""
+    (found,) = [line for line in OWN if part in line]
+    return found
+
+
+def test_every_command_is_retold() -> None:
+    elsewhere = [line for line in OWN if any(part in line for part in ELSEWHERE)]
+    assert sorted([*map(command, COMMANDS), *elsewhere]) == sorted(OWN)
+
+
+@pytest.mark.parametrize("part", COMMANDS)
+def test_commands_answer_right(
+    part: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, (words, expected) = command(part), COMMANDS[part]
+    for said, instead in words.items():
+        assert said in line
+        line = line.replace(said, instead)
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    (place / "receipt.json").write_text(json.dumps({"type": "object", "properties": properties}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("My name is Anna.\nWhat is my name?\n"))
+    assert main(shlex.split(line)[1:]) == 0
+    out = capsys.readouterr().out
+    assert re.fullmatch(expected, out, re.S)
+    if part == " detect ":
+        check_boxes([Box(**entry) for entry in json.loads(out)], "shapes.png")
+        assert (place / "street-boxes.png").exists()
+    if part == "-o talk.srt":
+        assert "3 5 stop" in (place / "talk.srt").read_text("utf-8")
+    if part == "convert checkpoints/my-finetune":
+        with Session(place / "models/my-finetune-Q5_K_M.gguf") as session:
+            assert session.ask("What is 47 + 38?", thinking=True, temperature=0).text == "85"

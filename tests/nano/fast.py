@@ -16,6 +16,7 @@ from nano.packed import AT_ONCE
 from torch.nn import functional
 
 BF16 = torch.bfloat16
+FUSED_FROM = 1000  # patches; below, scores fit the cache and torch's fused attention is the slower one
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
@@ -98,8 +99,11 @@ def vision_layer(
     key = linear(h, w["self_attn.k_proj"]).view(n, length, -1, size)
     key = _turned_twice(_norm(key, w["self_attn.k_norm"]), cos, sin).to(BF16).transpose(1, 2)
     value = _norm(linear(h, w["self_attn.v_proj"]).view(n, length, -1, size), None).to(BF16).transpose(1, 2)
-    scores = (query @ key.transpose(2, 3)).float() + bias
-    mixed = (scores.softmax(-1).to(BF16) @ value).transpose(1, 2).reshape(n, length, -1)
+    if length > FUSED_FROM:
+        mixed = functional.scaled_dot_product_attention(query, key, value, bias.to(BF16), scale=1.0)
+    else:
+        mixed = ((query @ key.transpose(2, 3)).float() + bias).softmax(-1).to(BF16) @ value
+    mixed = mixed.transpose(1, 2).reshape(n, length, -1)
     x = x + _norm(linear(mixed, w["self_attn.o_proj"]), w["post_attention_layernorm"])
     h = _norm(x, w["pre_feedforward_layernorm"]).to(BF16)
     h = linear(_gelu(linear(h, w["mlp.gate_proj"])) * linear(h, w["mlp.up_proj"]), w["mlp.down_proj"])

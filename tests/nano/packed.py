@@ -1,7 +1,7 @@
 """Rows without padding: dialogues one after another, and questions about one picture side by side.
 
-A row is ``LENGTH`` tokens. Every dialogue sees itself alone. Questions about the same picture share its
-tokens: each starts where the picture ends, sees the picture and itself, and is learned as if it were the
+A row is ``LENGTH`` tokens. Every dialogue sees itself alone. Questions about the same picture or clip share
+its tokens: each starts where the picture ends, sees the picture and itself, and is learned as if it were the
 first; a picture costs far more than a question.
 """
 
@@ -37,7 +37,7 @@ class Block:
 
 
 def block(encoder: Encoder, dialogues: list[Dialogue], room: int = LENGTH) -> Block | None:
-    """As many of the dialogues as fit; all are about the same first picture when there is more than one.
+    """As many of the dialogues as fit; all are about the same picture or clip when there is more than one.
 
     Returns:
         None when not even the first fits.
@@ -47,7 +47,7 @@ def block(encoder: Encoder, dialogues: list[Dialogue], room: int = LENGTH) -> Bl
     if made.length > room:
         return None
     if len(dialogues) > 1:
-        made.shared = first["ids"].index(ID["<image|>"]) + 1
+        made.shared = len(first["ids"]) - first["ids"][::-1].index(ID["<image|>"])
         media = {"pictures": first["pictures"], "sounds": []}
         for dialogue in dialogues[1:]:
             one = encoder.encode_beside(dialogue, media)

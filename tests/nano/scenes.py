@@ -78,7 +78,7 @@ def font_files(extra: bool) -> tuple[str, ...]:
         found = [
             str(folder / name) for folder in FONT_DIRECTORIES for name in names if (folder / name).is_file()
         ]
-    return ("", "", *found)
+    return ("",) * 4 + tuple(found)
 
 
 @functools.lru_cache(maxsize=512)
@@ -318,7 +318,7 @@ def page(rng: random.Random, word: Callable[[random.Random], str]) -> Scene:
     draw = ImageDraw.Draw(picture)
     lines, y = [], rng.uniform(2, 0.1 * height)
     while True:
-        size = int(min(width, height) * rng.uniform(0.08, 0.26))
+        size = int(min(width, height) * rng.uniform(0.1, 0.28))
         if size < 8 or y + size * 1.25 > height:
             break
         used, x = font(rng.choice(font_files(True)), size), rng.uniform(3, 0.2 * width)
@@ -340,13 +340,17 @@ def page(rng: random.Random, word: Callable[[random.Random], str]) -> Scene:
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames (uint8 ``[height, width, 3]``), the second of each, what moved (``""`` if nothing) and where."""
+    """Frames (uint8 ``[height, width, 3]``), the second of each, what moved (``""`` if nothing) and where.
+
+    ``centres`` holds ``(y, x)`` in thousandths of every object in every frame.
+    """
 
     frames: list[np.ndarray]
     seconds: list[float]
     items: tuple[tuple[str, str], ...]  # (kind, colour)
     moved: str
     direction: str
+    centres: list[list[tuple[int, int]]]
 
 
 def clip(rng: random.Random) -> Clip:
@@ -376,14 +380,19 @@ def clip(rng: random.Random) -> Clip:
 
     room = 0.0 if direction == "still" else travel
     places = [start(half, room)] + [start(1 - half, 0.0) for _ in pairs[1:]]
-    frames = []
+    frames, centres = [], []
     for index in range(n_frames):
         picture = Image.new("RGB", (width, height), ground)
         draw = ImageDraw.Draw(picture)
+        here = []
         for number, ((kind, _), (x, y), fill) in enumerate(zip(pairs, places, fills, strict=True)):
             gone = travel * index / (n_frames - 1) if number == 0 else 0.0
             left, top = x + step_x * gone, y + step_y * gone
             draw_shape(draw, kind, (left, top, left + size, top + size), fill)
+            middle = ((top + size / 2) / height, (left + size / 2) / width)
+            here.append((round(middle[0] * GRID), round(middle[1] * GRID)))
         frames.append(finish(rng, picture))
+        centres.append(here)
     moved = "" if direction == "still" else f"{pairs[0][1]} {pairs[0][0]}"
-    return Clip(frames, [interval * index for index in range(n_frames)], tuple(pairs), moved, direction)
+    seconds = [interval * index for index in range(n_frames)]
+    return Clip(frames, seconds, tuple(pairs), moved, direction, centres)

@@ -11,7 +11,14 @@ from collections.abc import Callable
 
 from nano.dialogue import Dialogue
 from nano.speech import Voices
-from nano.tasks_picture import clip_dialogue, read_dialogue, scene_dialogue, scene_questions
+from nano.tasks_picture import (
+    clip_dialogue,
+    clip_questions,
+    page_questions,
+    read_dialogue,
+    scene_dialogue,
+    scene_questions,
+)
 from nano.tasks_sound import sound_call_dialogue, talking_clip_dialogue, transcribe_dialogue
 from nano.tasks_text import (
     copy_dialogue,
@@ -113,8 +120,10 @@ class Mix:
     def pictures(self, rng: random.Random) -> list[Dialogue]:
         """The next block: questions about one picture side by side, or one dialogue about it."""
         draw = rng.random() * (4.0 if self.easy else 1.0)
-        if draw < 0.22:
+        if draw < 0.12:
             return [with_thought(rng, read_dialogue(rng, self.image_tokens))]
+        if draw < 0.26:
+            return page_questions(rng, self.image_tokens)
         if draw < 0.36:
             return [with_thought(rng, tool_picture_dialogue(rng, self.image_tokens))]
         if draw < 0.44:
@@ -126,8 +135,10 @@ class Mix:
         return [with_thought(rng, self.sound(rng))]
 
     def clips(self, rng: random.Random) -> list[Dialogue]:
-        """The next block: one dialogue."""
-        return [with_thought(rng, self.clip(rng))]
+        """The next block: a clip with a voice, or questions about one without."""
+        if rng.random() < 0.4:
+            return [with_thought(rng, self.clip(rng))]
+        return clip_questions(rng)
 
     def batch(self, kind: str, size: int, seed: int) -> list[Dialogue]:
         """A batch of one kind; the seed decides everything in it."""

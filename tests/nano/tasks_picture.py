@@ -12,7 +12,7 @@ import random
 from typing import Any
 
 from nano.dialogue import Dialogue
-from nano.scenes import Clip, Item, Scene, clip, printed, scene
+from nano.scenes import Clip, Item, Scene, clip, page, printed, scene
 from nano.words import COLOURS, PRINTED, SHAPES
 
 DETECT = (
@@ -54,6 +54,7 @@ READ = (
     "Read the text in the image.",
     "What does the picture say?",
 )
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 #: What Session.detect, point and describe ask (a test holds them to it).
 SESSION_DETECT = (
     "Detect {what}. Answer only with a JSON list that has one object for each one you see, 40 at most: "
@@ -298,9 +299,30 @@ def read_dialogue(rng: random.Random, image_tokens: int = 70, extra_fonts: bool 
     """Reads one printed word or number."""
     text = printed_text(rng)
     picture, _ = printed(rng, text, extra_fonts)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": rng.choice(READ)}]
-    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": text}]
-    return Dialogue("read", messages, image_tokens=image_tokens)
+    return _about("image", picture, "read", rng.choice(READ), text, image_tokens)
+
+
+def page_questions(rng: random.Random, image_tokens: int = 70) -> list[Dialogue]:
+    """All words of a page, one of them, and how many there are, side by side: more to read in a picture."""
+    shown = page(rng, printed_text)
+    while not shown.lines:
+        shown = page(rng, printed_text)
+    words = [line.text for line in shown.lines]
+    number = rng.randrange(min(len(words), len(ORDINALS)))
+    asked = [
+        (rng.choice(READ), " ".join(words)),
+        (f"What is the {ORDINALS[number]} word?", words[number]),
+        ("What is the last word?", words[-1]),
+        ("How many words are there?", str(len(words))),
+    ]
+    return [_about("image", shown.picture, "read", *one, image_tokens) for one in asked]
+
+
+def _about(kind: str, media: Any, task: str, question: str, answer: str, image_tokens: int = 70) -> Dialogue:
+    """One question about one picture."""
+    content = [{"type": kind, kind: media}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return Dialogue(task, messages, image_tokens=image_tokens)
 
 
 def motion_sentence(shown: Clip) -> str:
@@ -322,3 +344,23 @@ def clip_dialogue(rng: random.Random, spoken: tuple[Any, str] | None = None) -> 
     content.append({"type": "text", "text": rng.choice(MOTION)})
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
     return Dialogue("clip", messages)
+
+
+def clip_questions(rng: random.Random) -> list[Dialogue]:
+    """What happens in a clip, and about each shape whether it moves and where it is, side by side."""
+    shown: Clip = clip(rng)
+    where = {"up": "up", "down": "down", "left": "to the left", "right": "to the right"}
+    asked = [(rng.choice(MOTION), motion_sentence(shown))]
+    for index, (kind, colour) in enumerate(shown.items):
+        moves = index == 0 and bool(shown.moved)
+        answer = f"Yes, {where[shown.direction]}." if moves else "No."
+        asked.append((f"Does the {colour} {kind} move?", answer))
+        for frame in ("first", "last"):
+            y, x = shown.centres[0 if frame == "first" else -1][index]
+            asked.append((f"Where is the {colour} {kind} in the {frame} frame?", f"[{y}, {x}]"))
+    dialogues = []
+    for question, answer in asked:
+        dialogue = _about("video", shown.frames, "clip", question, answer)
+        dialogue.messages[0]["content"][0]["seconds"] = shown.seconds
+        dialogues.append(dialogue)
+    return dialogues

@@ -37,7 +37,7 @@ from torch import nn
 from torch.nn import functional
 
 PARTS = {"eyes": ("vision_tower", "embed_vision"), "ears": ("audio_tower", "embed_audio")}
-VALUE_WEIGHT = 10.0  # of the places as numbers
+VALUE_WEIGHT = 40.0  # of the places as numbers
 HEADS_ALONE = 100  # steps in which fresh heads learn to read a tower that knows something, and spare it
 VALUE_SCALE = 0.05  # a step of the optimizer must move a place by less than it is off
 
@@ -131,9 +131,11 @@ class Teacher:
         if self.voices is not None:
             yield draw_sounds(rng, self.voices, 8)
             return
-        yield draw_pictures(rng, SMALL_PICTURE, 12, 0.0)
+        large = self.progress >= options.large_from
+        if not large:  # cheap, and colours and kinds are learned from them as well
+            yield draw_pictures(rng, SMALL_PICTURE, 12, 0.0)
         yield draw_pictures(rng, 70, 8, options.text)
-        if self.progress > options.large_from and self.step % 3 == 0:
+        if large and self.step % 3 == 0:
             yield draw_pictures(rng, 280, 2, options.text)
 
     def train_step(self, number: int) -> dict[str, float]:
@@ -249,7 +251,9 @@ def main() -> None:
     parser.add_argument("--text", type=float, default=0.4, help="share of printed words")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.4, help="share of the schedule with a falling rate")
-    parser.add_argument("--large-from", type=float, default=0.5, help="share before pictures of budget 280")
+    parser.add_argument(
+        "--large-from", type=float, default=0.5, help="share with pictures of budget 16, before 280"
+    )
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights to go on from")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
