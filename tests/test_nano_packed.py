@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from nano import tasks_picture, tasks_sound
 from nano.batch import ID, Encoder
 from nano.dialogue import IGNORE
-from nano.packed import LENGTH, ROWS, Block, arrange, block, row_blocks
+from nano.packed import LENGTH, PLACES, ROWS, UNIT_WEIGHT, Block, arrange, block, last_digits, row_blocks
 from nano.tasks_picture import scene_questions
 from nano.tasks_text import sum_dialogue
 from test_nano_data import tokenizer, voices  # noqa: F401 (fixtures)
@@ -70,6 +71,22 @@ def test_a_question_sees_the_picture_and_itself_alone(encoder: Encoder) -> None:
     assert not mask[second - 1, shared:first].any() and not mask[shared - 1, shared:].any()
     assert positions[first] == shared == positions[shared]
     assert made["ids"][0, first:second].tolist() == one.encoded[1]["ids"][shared:]
+
+
+def test_last_digits_of_places_weigh_less(encoder: Encoder) -> None:
+    one = block(encoder, tasks_picture.scene_questions(random.Random(4), 6), room=900)
+    assert one is not None
+    made = arrange([one], 1, 900)
+    last = last_digits(made["targets"][0], encoder.digits)
+    text = "".join(encoder.tokenizer.decode([token]) for token in made["targets"][0][last])
+    lists = [e["labels"] for e, task in zip(one.encoded, one.tasks, strict=True) if task in PLACES]
+    written = [encoder.tokenizer.decode([t for t in labels if t != IGNORE]) for labels in lists]
+    numbers = [number for answer in written for number in re.findall(r"\d\d+", answer)]
+    assert numbers and text == "".join(number[-1] for number in numbers)
+    place = next(e for e, task in zip(one.encoded, one.tasks, strict=True) if task == "detect")
+    alone = arrange([Block([place], 0, ["detect"], encoder.digits)], 1, 900)
+    weights = np.unique(alone["weights"][0][alone["targets"][0] != IGNORE])
+    assert len(weights) == 2 and weights[0] == pytest.approx(UNIT_WEIGHT * weights[1])
 
 
 def test_questions_about_a_clip_share_all_its_frames(encoder: Encoder) -> None:

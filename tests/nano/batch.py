@@ -51,6 +51,7 @@ class Encoder:
     def __init__(self, tokenizer_json: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self.model_word = self.tokenizer.token_to_id("model")
+        self.digits = tuple(self.tokenizer.token_to_id(digit) for digit in "0123456789")
 
     def ids(self, text: str, n_image: list[int], n_sound: list[int]) -> list[int]:
         """Token ids with each placeholder widened to its soft tokens and wrapped in its markers."""

@@ -20,6 +20,8 @@ AT_ONCE = 2  # pictures of one pass of the vision tower: their attention fits th
 PATCHES = (144, 630, 2520)  # of pictures at budgets 16, 70 and 280; few lengths, as each is compiled
 SMALL_PICTURE = 16
 MEDIA = (ID["<|image|>"], ID["<|audio|>"])
+PLACES = {"detect", "point", "tool_picture", "clip"}  # tasks that write thousandths of a side
+UNIT_WEIGHT = 0.2  # their last digit is below what the eyes can tell: nearly nothing but noise to learn from
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Block:
     encoded: list[dict[str, Any]]
     shared: int = 0
     tasks: list[str] = field(default_factory=list)
+    digits: tuple[int, ...] = ()  # token ids
 
     @property
     def length(self) -> int:
@@ -43,7 +46,7 @@ def block(encoder: Encoder, dialogues: list[Dialogue], room: int = LENGTH) -> Bl
         None when not even the first fits.
     """
     first = encoder.encode(dialogues[0])
-    made = Block([first], 0, [dialogues[0].task])
+    made = Block([first], 0, [dialogues[0].task], encoder.digits)
     if made.length > room:
         return None
     if len(dialogues) > 1:
@@ -55,6 +58,14 @@ def block(encoder: Encoder, dialogues: list[Dialogue], room: int = LENGTH) -> Bl
                 made.encoded.append(one)
                 made.tasks.append(dialogue.task)
     return made
+
+
+def last_digits(tokens: np.ndarray, digits: tuple[int, ...]) -> np.ndarray:
+    """Where a number of two digits or more ends, bool ``[length]``."""
+    digit = np.isin(tokens, digits)
+    before, after = np.roll(digit, 1), np.roll(digit, -1)
+    before[0] = after[-1] = False
+    return digit & before & ~after
 
 
 def arrange(blocks: list[Block], n_rows: int = ROWS, length: int = LENGTH) -> dict[str, np.ndarray]:
@@ -95,6 +106,10 @@ def arrange(blocks: list[Block], n_rows: int = ROWS, length: int = LENGTH) -> di
                 # A word read counts like a long list of boxes, nearly.
                 n_learned = int((targets[row, here] != IGNORE).sum())
                 weights[row, here] = max(1, n_learned) ** -0.5
+                if one.tasks[index] in PLACES:
+                    weights[row, here] *= np.where(
+                        last_digits(targets[row, here], one.digits), UNIT_WEIGHT, 1
+                    )
                 at += n
     order = np.arange(length)
     mask = (group[:, :, None] == group[:, None, :]) & (order[:, None] >= order[None, :])

@@ -353,13 +353,15 @@ class Clip:
     centres: list[list[tuple[int, int]]]
 
 
-def clip(rng: random.Random) -> Clip:
-    """A clip of one or two shapes of which one moves in a straight line, or none does."""
+def clip(rng: random.Random, still: float = 0.0) -> Clip:
+    """A clip of one or two shapes of which one moves straight, or (a fifth of them, and ``still``) none."""
     width, height = rng.choice([(384, 384), (384, 384), (480, 336), (240, 240), (320, 240)])
     ground = ground_colour(rng)
     n_frames = rng.choice([3, 4, 4, 5])
     interval = rng.choice([0.5, 1.0, 1.0, 2.0])
     direction = rng.choice(["left", "right", "up", "down", "still"])
+    if still and rng.random() < still:
+        direction = "still"
     pairs = rng.sample([(kind, colour) for kind in SHAPES for colour in COLOURS], rng.choice([1, 2, 2]))
     side = min(width, height)
     size = rng.uniform(0.2, 0.32) * side

@@ -105,7 +105,7 @@ class Mix:
         """One sound."""
         if self.easy:
             return transcribe_dialogue(rng, self.voices, rng.choice([1, 1, 2]))
-        if rng.random() < 0.3:
+        if rng.random() < 0.4:
             return sound_call_dialogue(rng, self.voices)
         return transcribe_dialogue(rng, self.voices)
 
@@ -120,13 +120,13 @@ class Mix:
     def pictures(self, rng: random.Random) -> list[Dialogue]:
         """The next block: questions about one picture side by side, or one dialogue about it."""
         draw = rng.random() * (4.0 if self.easy else 1.0)
-        if draw < 0.12:
+        if draw < 0.18:
             return [with_thought(rng, read_dialogue(rng, self.image_tokens))]
-        if draw < 0.26:
-            return page_questions(rng, self.image_tokens)
         if draw < 0.36:
+            return page_questions(rng, self.image_tokens)
+        if draw < 0.45:
             return [with_thought(rng, tool_picture_dialogue(rng, self.image_tokens))]
-        if draw < 0.44:
+        if draw < 0.5:
             return [scene_dialogue(rng, n_turns=rng.choice([2, 3, 4]), image_tokens=self.image_tokens)]
         return scene_questions(rng, 8, self.image_tokens, self.easy)
 

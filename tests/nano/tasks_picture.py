@@ -54,6 +54,7 @@ READ = (
     "Read the text in the image.",
     "What does the picture say?",
 )
+STILL = 0.25  # more clips in which nothing moves: the hardest to tell
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 #: What Session.detect, point and describe ask (a test holds them to it).
 SESSION_DETECT = (
@@ -348,9 +349,12 @@ def clip_dialogue(rng: random.Random, spoken: tuple[Any, str] | None = None) -> 
 
 def clip_questions(rng: random.Random) -> list[Dialogue]:
     """What happens in a clip, and about each shape whether it moves and where it is, side by side."""
-    shown: Clip = clip(rng)
+    shown: Clip = clip(rng, STILL)
     where = {"up": "up", "down": "down", "left": "to the left", "right": "to the right"}
-    asked = [(rng.choice(MOTION), motion_sentence(shown))]
+    asked = [
+        (rng.choice(MOTION), motion_sentence(shown)),
+        ("Does anything move?", "Yes." if shown.moved else "No."),
+    ]
     for index, (kind, colour) in enumerate(shown.items):
         moves = index == 0 and bool(shown.moved)
         answer = f"Yes, {where[shown.direction]}." if moves else "No."
