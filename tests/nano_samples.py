@@ -24,16 +24,16 @@ TRUTH = [_BY_NAME[f"scene{i}.png"] for i in range(6)]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 150}
 # What transformers 5.23 writes in float32, greedily, asked to detect.
 TRANSFORMERS = (
-    '[{"box_2d": [109, 25, 380, 307], "label": "red circle"}, '
-    '{"box_2d": [575, 204, 785, 409], "label": "green triangle"}]',
-    '[{"box_2d": [28, 525, 451, 968], "label": "blue square"}, '
-    '{"box_2d": [625, 535, 971, 881], "label": "blue triangle"}]',
-    '[{"box_2d": [475, 695, 725, 935], "label": "purple circle"}]',
-    '[{"box_2d": [29, 292, 375, 652], "label": "yellow square"}, '
-    '{"box_2d": [492, 409, 881, 831], "label": "red square"}]',
-    '[{"box_2d": [725, 725, 961, 975], "label": "yellow square"}]',
-    '[{"box_2d": [42, 295, 357, 595], "label": "green square"}, '
-    '{"box_2d": [545, 415, 801, 685], "label": "red triangle"}]',
+    '[{"box_2d": [104, 25, 380, 290], "label": "red circle"}, '
+    '{"box_2d": [552, 195, 767, 404], "label": "green triangle"}]',
+    '[{"box_2d": [28, 534, 434, 964], "label": "blue square"}, '
+    '{"box_2d": [625, 545, 967, 889], "label": "blue triangle"}]',
+    '[{"box_2d": [464, 675, 704, 925], "label": "purple circle"}]',
+    '[{"box_2d": [28, 304, 370, 645], "label": "yellow square"}, '
+    '{"box_2d": [494, 424, 897, 820], "label": "red square"}]',
+    '[{"box_2d": [712, 712, 962, 962], "label": "yellow square"}]',
+    '[{"box_2d": [48, 288, 350, 597], "label": "green square"}, '
+    '{"box_2d": [545, 418, 805, 675], "label": "red triangle"}]',
 )
 
 
