@@ -26,7 +26,7 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
     return {
         "words": ["nano.speech", "--out", f"{out}/words.npz"],
         "ears": [*towers, "ears", "--minutes", minutes["ears"]],
-        "eyes": [*towers, "eyes", "--minutes", minutes["eyes"], "--processes", n],
+        "eyes": [*towers, "eyes", "--minutes", minutes["eyes"], "--processes", n, "--text", "0.55"],
         "whole": [
             *["nano.train_cores", "--out", out, "--towers", out, "--frozen", "1", "--easy", "0"],
             *["--minutes", minutes["whole"], "--processes", n, "--template", str(TEMPLATE), *start],

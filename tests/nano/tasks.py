@@ -65,7 +65,7 @@ class Mix:
 
     Args:
         voices: the training voices.
-        large_pictures: share of picture batches at 140 or 280 soft tokens instead of 70, past the start.
+        large_pictures: share of picture batches at 280 soft tokens instead of 70, past the start.
     """
 
     def __init__(self, voices: Voices, large_pictures: float = 0.0) -> None:
@@ -95,8 +95,10 @@ class Mix:
             if draw < 0.1:
                 return read_dialogue(rng, image_tokens)
             return scene_dialogue(rng, n_turns=4, image_tokens=image_tokens, easy=True)
-        if draw < 0.24:
+        if draw < 0.12:
             return read_dialogue(rng, image_tokens)
+        if draw < 0.24:
+            return rng.choice(page_questions(rng, image_tokens))
         if draw < 0.34:
             return tool_picture_dialogue(rng, image_tokens)
         return scene_dialogue(rng, n_turns=rng.choice([1, 2, 3, 4]), image_tokens=image_tokens)

@@ -320,7 +320,7 @@ def page_questions(rng: random.Random, image_tokens: int = 70) -> list[Dialogue]
 
 
 def _about(kind: str, media: Any, task: str, question: str, answer: str, image_tokens: int = 70) -> Dialogue:
-    """One question about one picture."""
+    """One question about one picture or clip."""
     content = [{"type": kind, kind: media}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
     return Dialogue(task, messages, image_tokens=image_tokens)
