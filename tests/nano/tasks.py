@@ -124,11 +124,11 @@ class Mix:
         draw = rng.random() * (4.0 if self.easy else 1.0)
         if draw < 0.18:
             return [with_thought(rng, read_dialogue(rng, self.image_tokens))]
-        if draw < 0.36:
+        if draw < 0.4:
             return page_questions(rng, self.image_tokens)
-        if draw < 0.45:
+        if draw < 0.48:
             return [with_thought(rng, tool_picture_dialogue(rng, self.image_tokens))]
-        if draw < 0.5:
+        if draw < 0.52:
             return [scene_dialogue(rng, n_turns=rng.choice([2, 3, 4]), image_tokens=self.image_tokens)]
         return scene_questions(rng, 8, self.image_tokens, self.easy)
 

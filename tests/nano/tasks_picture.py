@@ -288,7 +288,7 @@ def scene_questions(
 
 
 def printed_text(rng: random.Random) -> str:
-    """A word of the list, a number, or (in training only a few) letters without meaning."""
+    """A word of the list, in one of three cases, or a number of up to four digits."""
     draw = rng.random()
     if draw < 0.5:
         word = rng.choice(PRINTED)
