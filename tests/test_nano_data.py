@@ -17,7 +17,7 @@ from nano.picture import patches, target_size
 from nano.speech import RATE_HZ, Voices, resample
 from nano.tasks import EVALUATION, KINDS, Mix, evaluation_set
 from nano.tokenizer import CONTROL, train
-from nano.words import COLOURS, SPOKEN
+from nano.words import COLOURS, COMMANDS, SPOKEN
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from gemma4_gguf.templates import render as render_template
@@ -259,6 +259,9 @@ def test_calls_fit_their_declarations(voices: Voices) -> None:
                 for key, value in call["arguments"].items():
                     assert type(value) is kinds[schema["properties"][key]["type"]]
                     assert value in schema["properties"][key].get("enum", [value])
+    for seed in range(300):  # of two players that do the same, each would be right
+        tools = tasks_tools.tool_sound_dialogue(random.Random(seed), list, list(COMMANDS)).tools
+        assert len({tool["function"]["description"] for tool in tools}) == len(tools)
 
 
 def test_held_out_questions_and_voices_are_not_learned() -> None:

@@ -325,7 +325,8 @@ def tool_sound_dialogue(rng: random.Random, say: Callable[[list[str]], Any], com
     tools = [tool]
     for word in rng.sample(commands, rng.choice([0, 0, 1, 2])):
         other, _ = _voice_tool(rng, word)
-        if other["function"]["name"] not in [known["function"]["name"] for known in tools]:
+        # One tool of a purpose: of two players, each would be right.
+        if other["function"]["description"] not in [known["function"]["description"] for known in tools]:
             tools.append(other)
     rng.shuffle(tools)
     prompt = rng.choice(
