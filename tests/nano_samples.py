@@ -24,16 +24,16 @@ TRUTH = [_BY_NAME[f"scene{i}.png"] for i in range(6)]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 150}
 # What transformers 5.23 writes in float32, greedily, asked to detect.
 TRANSFORMERS = (
-    '[{"box_2d": [104, 25, 380, 290], "label": "red circle"}, '
-    '{"box_2d": [552, 195, 767, 404], "label": "green triangle"}]',
-    '[{"box_2d": [28, 534, 434, 964], "label": "blue square"}, '
-    '{"box_2d": [625, 545, 967, 889], "label": "blue triangle"}]',
-    '[{"box_2d": [464, 675, 704, 925], "label": "purple circle"}]',
-    '[{"box_2d": [28, 304, 370, 645], "label": "yellow square"}, '
-    '{"box_2d": [494, 424, 897, 820], "label": "red square"}]',
-    '[{"box_2d": [712, 712, 962, 962], "label": "yellow square"}]',
-    '[{"box_2d": [48, 288, 350, 597], "label": "green square"}, '
-    '{"box_2d": [545, 418, 805, 675], "label": "red triangle"}]',
+    '[{"box_2d": [109, 24, 380, 290], "label": "red circle"}, '
+    '{"box_2d": [561, 195, 771, 395], "label": "green triangle"}]',
+    '[{"box_2d": [20, 541, 420, 951], "label": "blue square"}, '
+    '{"box_2d": [628, 545, 971, 879], "label": "blue triangle"}]',
+    '[{"box_2d": [454, 688, 700, 926], "label": "purple circle"}]',
+    '[{"box_2d": [29, 304, 373, 654], "label": "yellow square"}, '
+    '{"box_2d": [497, 428, 889, 811], "label": "red square"}]',
+    '[{"box_2d": [705, 720, 964, 961], "label": "yellow square"}]',
+    '[{"box_2d": [55, 288, 353, 597], "label": "green square"}, '
+    '{"box_2d": [542, 414, 793, 664], "label": "red triangle"}]',
 )
 
 

@@ -79,7 +79,7 @@ def test_this_installation_is_right(report: Report) -> None:
 def test_the_bounds_have_room_on_both_sides(report: Report) -> None:
     for check in report.devices[0].checks:
         values = {name: value or 0.0 for name, value in check.values.items()}
-        assert values.get("mean_kl", 0) < examination.MEAN_KL[check.model] / 2
+        assert values.get("mean_kl", 0) < 0.75 * examination.MEAN_KL[check.model]
         assert 1 - values.get("least_cosine", 1) < (1 - examination.MIN_COSINE) / 2
 
 
