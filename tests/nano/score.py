@@ -5,6 +5,7 @@ Pure functions over text, so that transformers and ``Session`` are measured with
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano.dialogue import Dialogue, call_text
+from nano.words import smalltalk
 
 THOUGHT = re.compile(r"<\|channel>thought\n(.*?)<channel\|>", re.DOTALL)
 CALL = re.compile(r"<\|tool_call>call:.*?<tool_call\|>", re.DOTALL)
@@ -134,6 +136,19 @@ def _click(sums: Sums, got: Answer, dialogue: Dialogue) -> None:
     _add(sums, "inside", _inside(place[::-1], dialogue.truth["box"]))  # written x, y
 
 
+@functools.cache
+def _sentences() -> frozenset[str]:
+    data = smalltalk()
+    return frozenset(
+        entry["say"] for spoken in [*data["intents"].values(), data["unknown"]] for entry in spoken.values()
+    )
+
+
+def _talk(sums: Sums, got: Answer, dialogue: Dialogue) -> None:
+    _exact(sums, got, dialogue)
+    _add(sums, "one of its sentences", got.text in _sentences() and not got.calls)
+
+
 SCORES: dict[str, Callable[[Sums, Answer, Dialogue], None]] = {
     "detect": _detect,
     "detect_280": _detect,
@@ -142,6 +157,8 @@ SCORES: dict[str, Callable[[Sums, Answer, Dialogue], None]] = {
     "sum_on": _sum,
     "sum_off": _sum,
     "tool_picture": _click,
+    "talk": _talk,
+    "talk_taught": _talk,
 }
 
 #: Task -> the figures that must be reached, as the model card lists them.
