@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano.dialogue import Dialogue, call_text
-from nano.words import smalltalk
+from nano.tasks_text import talk_pairs
 
 THOUGHT = re.compile(r"<\|channel>thought\n(.*?)<channel\|>", re.DOTALL)
 CALL = re.compile(r"<\|tool_call>call:.*?<tool_call\|>", re.DOTALL)
@@ -138,10 +138,7 @@ def _click(sums: Sums, got: Answer, dialogue: Dialogue) -> None:
 
 @functools.cache
 def _sentences() -> frozenset[str]:
-    data = smalltalk()
-    return frozenset(
-        entry["say"] for spoken in [*data["intents"].values(), data["unknown"]] for entry in spoken.values()
-    )
+    return frozenset(sentence for _, sentence in talk_pairs(held_out=True))
 
 
 def _talk(sums: Sums, got: Answer, dialogue: Dialogue) -> None:

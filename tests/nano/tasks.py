@@ -156,15 +156,6 @@ class Mix:
         return [make(rng) for _ in range(size)]
 
 
-def _talk(rng: random.Random, voices: Voices) -> Dialogue:
-    question, answer = rng.choice(talk_pairs(held_out=True))
-    return talk_dialogue(rng, [(question, answer)], 1)
-
-
-def _talk_taught(rng: random.Random, voices: Voices) -> Dialogue:
-    return talk_dialogue(rng, talk_pairs(held_out=False), 1)
-
-
 #: Task of the model card -> maker of one fresh sample from the held-out voices.
 EVALUATION: dict[str, Callable[[random.Random, Voices], Dialogue]] = {
     "detect": lambda rng, voices: scene_dialogue(rng, "detect", extra_fonts=False),
@@ -183,8 +174,8 @@ EVALUATION: dict[str, Callable[[random.Random, Voices], Dialogue]] = {
     "tool_sound": sound_call_dialogue,
     "sum_on": lambda rng, voices: sum_dialogue(rng, thinking=True),
     "sum_off": lambda rng, voices: sum_dialogue(rng, thinking=False),
-    "talk": _talk,
-    "talk_taught": _talk_taught,
+    "talk": lambda rng, voices: talk_dialogue(rng, talk_pairs(held_out=True)),
+    "talk_taught": lambda rng, voices: talk_dialogue(rng, talk_pairs(held_out=False)),
     "memory": lambda rng, voices: memory_dialogue(rng),
     "extract": lambda rng, voices: extract_dialogue(rng),
 }
