@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import InvalidVersion, Version
+
 from gemma4_gguf.engine.library import DISTRIBUTION, MINIMUM_VERSION
-from gemma4_gguf.machine import INSTRUCTION_SETS, Card, Machine
+from gemma4_gguf.machine import INSTRUCTION_SETS, TRIED, TRIED_PYTHONS, Card, Machine
 
 if TYPE_CHECKING:
     from gemma4_gguf.doctor import DeviceReport
@@ -26,6 +28,8 @@ _BUILDS = {
 }
 # Without these, matrices are multiplied several times slower.
 _EXPECTED = ("AVX", "AVX2", "FMA", "F16C", "AVX512", "NEON", "DOTPROD", "MATMUL_INT8")
+# Options of llama.cpp's build that stand for what the processor has.
+_X86_OPTIONS = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "AVX512_BF16")
 _REPORT = "Please report it with the output of gemma4-gguf doctor --json."
 _ILLEGAL = ("SIGILL", "0xC000001D")
 
@@ -39,6 +43,7 @@ class Library:
         ggml: version of its tensor library.
         commit: of the source it was built from.
         system_info: instruction sets and options it was built with, as it prints them.
+        amx_fault: the compiler that made its AMX kernels unusable; "" if none did.
         backends: what it was built for.
         devices: fields of `DeviceInfo`.
         failure: why it does not load, in a sentence; "" if it does.
@@ -48,6 +53,7 @@ class Library:
     ggml: str = ""
     commit: str = ""
     system_info: str = ""
+    amx_fault: str = ""
     backends: tuple[str, ...] = ()
     devices: tuple[dict[str, Any], ...] = field(default_factory=tuple)
     failure: str = ""
@@ -84,7 +90,7 @@ def advise(machine: Machine, library: Library, devices: Sequence[DeviceReport]) 
         library: the installed llama.cpp.
         devices: what was found on each.
     """
-    found = [*_about_library(library), *_about_places(machine)]
+    found = [*_about_library(library), *_about_versions(machine), *_about_places(machine)]
     if not library.failure:
         found += [*_about_devices(library, devices), *_about_cards(machine, library)]
         found += _about_processor(machine, library)
@@ -130,6 +136,34 @@ def _about_library(library: Library) -> Iterator[Advice]:
         yield Advice(True, what, "Compile it here.", build_command())
     else:
         yield Advice(True, library.failure, "If that does not help, compile it here.", build_command())
+
+
+def _about_versions(machine: Machine) -> Iterator[Advice]:
+    """Python and packages that nobody tried."""
+    oldest, newest = TRIED_PYTHONS
+    compared = _compare(machine.python.split()[-1], oldest, f"{newest}.999")
+    if compared:
+        what = f"{machine.python} is {compared} than what was tried, Python {oldest} to {newest}."
+        yield Advice(compared == "older", what, f"Take Python {newest} if anything fails.")
+    for name, version in machine.packages.items():
+        oldest, newest = TRIED[name]
+        compared = _compare(version, oldest, newest)
+        if compared:
+            what = f"{name} {version} is {compared} than what was tried, {oldest} to {newest}."
+            todo = "Update it." if compared == "older" else "Most likely it works; if anything fails:"
+            bound = f">={oldest}" if compared == "older" else f">={oldest},<={newest}"
+            yield Advice(compared == "older", what, todo, f'pip install "{name}{bound}"')
+
+
+def _compare(version: str, oldest: str, newest: str) -> str:
+    """ "older", "newer", or "" where a version lies between two, or cannot be read."""
+    try:
+        found = Version(version)
+    except InvalidVersion:
+        return ""
+    if found < Version(oldest):
+        return "older"
+    return "newer" if found > Version(newest) else ""
 
 
 def _about_places(machine: Machine) -> Iterator[Advice]:
@@ -217,6 +251,13 @@ def _about_processor(machine: Machine, library: Library) -> Iterator[Advice]:
     unused = [name for name in there if name not in library.instruction_sets]
     if "AVX" in there and "AVX2" not in there:
         yield Advice(False, "The processor has no AVX2: answers come slowly.", "Use a graphics card, or E2B.")
-    if unused:
+    if library.amx_fault:
+        what = (
+            f"{library.amx_fault} compiled the AMX kernels of this build so that they end the process (GCC's "
+            "bug 114098). They are left alone, and prompts are read more slowly."
+        )
+        sets = " ".join(f"-DGGML_{name}=ON" for name in machine.instruction_sets if name in _X86_OPTIONS)
+        yield Advice(False, what, "Compile it without them.", build_command(f"-DGGML_NATIVE=OFF {sets}"))
+    elif unused:
         what = f"The processor has {', '.join(unused)}, which this build does not use: it could be faster."
         yield Advice(False, what, "Compile it here.", build_command())

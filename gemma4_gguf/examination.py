@@ -102,6 +102,7 @@ def describe_library(emit: Emit) -> None:
             "ggml": version,
             "commit": commit,
             "system_info": library.build_info(),
+            "amx_fault": library.amx_fault(),
             "backends": library.backends(),
             "devices": [asdict(device) for device in library.devices()],
         }

@@ -34,7 +34,22 @@ INSTRUCTION_SETS = {
     "MATMUL_INT8": ("i8mm", "feat_i8mm"),
     "SVE": ("sve",),
 }
-PACKAGES = ("llama-cpp-python", "gguf", "numpy", "pillow", "av", "huggingface-hub", "llguidance", "pydantic")
+# Oldest and newest version of each that the whole check ran with; the oldest are pyproject.toml's bounds.
+TRIED_PYTHONS = ("3.10", "3.13")
+TRIED = {
+    "llama-cpp-python": ("0.3.36", "0.3.36"),
+    "gguf": ("0.19", "0.19.0"),
+    "numpy": ("1.26", "2.5.5"),
+    "pillow": ("10.3", "13.0.0"),
+    "av": ("14.2", "19.0.2"),
+    "huggingface-hub": ("1.0", "2.4.0"),
+    "llguidance": ("1.9", "1.9.1"),
+    "pydantic": ("2.7", "2.14.4"),
+    "jinja2": ("3.1.6", "3.1.6"),
+    "docstring-parser": ("0.16", "0.18.0"),
+    "rich": ("13.7", "15.0.0"),
+    "packaging": ("23.0", "26.4"),
+}
 _VENDORS: dict[str, Vendor] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 _MAKERS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
 _DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")  # VGA, 3D, other display
@@ -115,7 +130,7 @@ def look_around() -> Machine:
         memory_bytes=_memory_bytes(),
         instruction_sets=instruction_sets(flags),
         cards=graphics_cards(),
-        packages={package: version_of(package) for package in PACKAGES},
+        packages={package: version_of(package) for package in TRIED},
         places=places(),
     )
 

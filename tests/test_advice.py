@@ -5,17 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_fakes import CUDA, NVIDIA, library, machine
+from doctor_fakes import AVX2_BUILD, CUDA, NVIDIA, library, machine
+from packaging.requirements import Requirement
 
 from gemma4_gguf import machine as machines
 from gemma4_gguf.advice import Advice, advise, build_command, signal_name
 from gemma4_gguf.doctor import DeviceReport
 from gemma4_gguf.examination import Check
-from gemma4_gguf.machine import Card, Place, graphics_cards, instruction_sets, look_around, place
+from gemma4_gguf.machine import (
+    TRIED,
+    TRIED_PYTHONS,
+    Card,
+    Place,
+    graphics_cards,
+    instruction_sets,
+    look_around,
+    place,
+)
 
 RIGHT = DeviceReport("cpu", ("A processor",), (Check("text", "F32", True, "KL 1e-07"),))
 WRONG = (Check("text", "F32", False, "KL 2.0"), Check("answer, text", "Q4_K_M", False, "86", "85"))
@@ -94,9 +105,62 @@ def test_instruction_sets_that_a_build_leaves_out() -> None:
     assert advise(machine(sets=()), generic, [RIGHT]) == []  # not known, not guessed
 
 
+def test_a_build_whose_amx_kernels_are_unusable() -> None:
+    built = library(system_info=AVX2_BUILD + " AMX_INT8 = 1 |", amx_fault="GCC 12.2")
+    advice = only(advise(machine(sets=("AVX", "AVX2", "FMA", "F16C", "AMX_INT8")), built, [RIGHT]))
+    assert not advice.wrong and "GCC 12.2 compiled the AMX kernels" in advice.what
+    assert "-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON" in advice.command and "AMX" not in advice.command
+
+
 def test_a_processor_without_avx2() -> None:
     advice = only(advise(machine(sets=("AVX",)), library(system_info="CPU : AVX = 1 |"), [RIGHT]))
     assert not advice.wrong and "no AVX2" in advice.what and advice.command == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "compared"),
+    [
+        ("numpy", "1.25.2", "older"),
+        ("av", "99.0.0rc1", "newer"),
+        ("av", "12.3", "older"),
+        ("huggingface-hub", "99.1.0.dev0", "newer"),
+        ("pydantic", "2.6.4+local", "older"),
+        ("numpy", "1.26.0", ""),
+        ("numpy", "2.0.0", ""),
+        ("rich", "", ""),
+        ("rich", "unknown", ""),
+    ],
+)
+def test_a_package_that_nobody_tried(name: str, version: str, compared: str) -> None:
+    found = advise(machine(packages={name: version}), library(), [RIGHT])
+    if not compared:
+        assert found == []
+        return
+    advice = only(found)
+    assert advice.wrong is (compared == "older")
+    assert f"{name} {version} is {compared} than what was tried" in advice.what
+    assert advice.command.startswith(f'pip install "{name}>={TRIED[name][0]}')
+
+
+@pytest.mark.parametrize(
+    ("python", "compared"),
+    [
+        ("CPython 3.9.18", "older"),
+        ("CPython 3.99.0rc1", "newer"),
+        (f"CPython {TRIED_PYTHONS[1]}.7", ""),
+        (f"PyPy {TRIED_PYTHONS[0]}.0", ""),
+    ],
+)
+def test_a_python_that_nobody_tried(python: str, compared: str) -> None:
+    told = [advice.what for advice in advise(machine(python=python), library(), [RIGHT])]
+    assert [f"{python} is {compared}" in what for what in told] == ([True] if compared else [])
+
+
+def test_the_oldest_tried_are_the_bounds_of_the_distribution() -> None:
+    requirements = [Requirement(line) for line in metadata.requires("gemma4-gguf") or ()]
+    bounds = {r.name: str(r.specifier) for r in requirements if "extra" not in str(r.marker)}
+    assert bounds == {name: f">={oldest}" for name, (oldest, _) in TRIED.items()}
+    assert metadata.metadata("gemma4-gguf")["Requires-Python"] == f">={TRIED_PYTHONS[0]}"
 
 
 @pytest.mark.parametrize(

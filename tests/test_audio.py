@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from gemma4_gguf.media.audio import (
     cut_at_pauses,
     load_audio,
     load_sound_track,
+    sound_duration_s,
 )
+from gemma4_gguf.media.decode import _tag_options
 from gemma4_gguf.media.mel import FLOOR, HOP, count_frames, count_tokens, log_mel
 from gemma4_gguf.media.resample import resample, resample_blocks
 
@@ -39,15 +42,20 @@ def encoded(
     container: str = "wav",
     codec: str = "pcm_s16le",
     layout: str = "",
+    title: str = "",
     **options: Any,
 ) -> bytes:
     """Samples [n] or [channels, n] as a file."""
     channels = np.atleast_2d(channels)
     stream = io.BytesIO()
     with av.open(stream, "w", format=container) as out:
+        if title:
+            out.metadata["title"] = title
         audio = out.add_stream(
             codec, rate=rate, layout=layout or ("mono", "stereo")[len(channels) - 1], **options
         )
+        if title:
+            audio.metadata["title"] = title
         size = audio.codec_context.frame_size or 1024
         for start in range(0, channels.shape[1], size):
             part = np.ascontiguousarray(channels[:, start : start + size])
@@ -104,6 +112,64 @@ def test_containers(container: str, codec: str, rate: int, at_least_db: float) -
     place = 8000 + max(range(-1600, 1600), key=lambda d: float(found[8000 + d : 16_000 + d] @ middle))
     noise = found[place : place + 8000] - middle
     assert 10 * np.log10((middle**2).mean() / (noise**2).mean()) >= at_least_db
+
+
+TAGS = {
+    "latin-1": "Straße".encode("latin-1"),
+    "shift_jis": "音楽".encode("shift_jis"),
+    "cp1251": "Музыка".encode("cp1251"),
+    "utf-16": "Übung".encode("utf-16"),
+    "utf-8": "Übung 音".encode(),
+    "a surrogate": b"\xed\xa0\x80",
+    "no text at all": bytes(range(255, 200, -1)),
+}
+PLACEHOLDER = b"-name-in-ascii-of-one-length-" * 2
+TAGGED = [
+    ("wav", "pcm_s16le"),
+    ("flac", "flac"),
+    ("mp3", "libmp3lame"),
+    ("mp4", "aac"),
+    ("matroska", "flac"),
+    ("avi", "pcm_s16le"),
+]
+
+
+@pytest.mark.parametrize("encoding", TAGS)
+@pytest.mark.parametrize(("container", "codec"), TAGGED, ids=lambda v: str(v))
+def test_tags_in_any_encoding(container: str, codec: str, encoding: str) -> None:
+    """What a file calls itself is no sound and must not stop it, in the container's tags and the stream's."""
+    content = encoded(sweep(600), 48_000, container, codec, title=PLACEHOLDER.decode())
+    assert PLACEHOLDER in content, "the tag is in the file"
+    content = content.replace(PLACEHOLDER, TAGS[encoding].ljust(len(PLACEHOLDER))[: len(PLACEHOLDER)])
+    found = load_audio(content)
+    plain = load_audio(encoded(sweep(600), 48_000, container, codec))
+    np.testing.assert_array_equal(found, plain)
+    assert sound_duration_s(content) > 0
+
+
+NAMES = (b"caf\xe9.wav", "Lärm 音 🎵.wav".encode(), b"http:%2e\xff\xfe.wav", b"-\n.wav")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_names_in_any_encoding(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name)
+    try:
+        path.write_bytes(encoded(sweep(300), SAMPLE_RATE_HZ))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    np.testing.assert_array_equal(load_audio(path), sweep(300))
+    path.write_bytes(b"no sound" * 100)
+    with pytest.raises(MediaError) as caught:
+        load_audio(str(path))
+    str(caught.value).encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("version", "argument"),
+    [("14.2.0", True), ("18.1.0", True), ("19.0.2", False), ("19.0.0rc1", False), ("20.0", False)],
+)
+def test_the_argument_for_tags_is_given_where_pyav_has_it(version: str, argument: bool) -> None:
+    assert bool(_tag_options(version)) is argument
 
 
 def test_paths_and_bytes_agree(tmp_path: Path) -> None:

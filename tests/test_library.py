@@ -125,3 +125,50 @@ def test_what_ends_a_reply(model: Model) -> None:
     ends = {text for text, i in model.facts.special_tokens.items() if model.ends_reply(i)}
     assert ends == {"<eos>", "<turn|>", "<|tool_response>"}
     assert not any(map(model.ends_reply, model.tokenize("</s>")))
+
+
+AMX_BUILD = "CPU : AVX512 = 1 | AMX_INT8 = 1 | OPENMP = 1 | "
+
+
+@pytest.mark.parametrize(
+    ("signature", "fault"),
+    [
+        (b"GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "GCC 12.2"),
+        (b"GCC: (Ubuntu 11.4.0-1ubuntu1~22.04) 11.4.0", "GCC 11.4"),
+        (b"GCC: (GNU) 13.2.1 20231205 (Red Hat 13.2.1-6)", "GCC 13.2"),
+        (b"GCC: (GNU) 10.2.1 20210130", "GCC 10.2"),
+        (b"GCC: (GNU) 12.4.0", ""),
+        (b"GCC: (Ubuntu 13.3.0-6ubuntu2) 13.3.0", ""),
+        (b"GCC: (Debian 14.2.0-19) 14.2.0", ""),
+        (b"GCC: (GNU) 16.1.0", ""),
+        (b"Ubuntu clang version 18.1.3", ""),
+        (b"GCC: (Debian 14.2.0) 14.2.0\0GCC: (Debian 12.2.0) 12.2.0", "GCC 12.2"),
+        (b"", ""),
+    ],
+)
+def test_amx_kernels_of_compilers_that_drop_their_configuration(
+    signature: bytes, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "libggml-cpu.so.0").write_bytes(bytes(5000) + signature + bytes(99))
+    monkeypatch.setattr(library, "_base_path", lambda: str(tmp_path))
+    monkeypatch.setattr(library, "build_info", lambda: AMX_BUILD)
+    assert library.amx_fault.__wrapped__() == fault
+    monkeypatch.setattr(library, "build_info", lambda: AMX_BUILD.replace("AMX_INT8 = 1", "AMX_INT8 = 0"))
+    assert library.amx_fault.__wrapped__() == ""
+
+
+def test_weights_are_not_laid_out_for_kernels_that_end_the_process(
+    nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    load = library.llama().llama_model_load_from_file
+    monkeypatch.setattr(
+        library.llama(),
+        "llama_model_load_from_file",
+        lambda path, params: (asked.append(params.use_extra_bufts), load(path, params))[1],
+    )
+    sound = not library.amx_fault()
+    Model(check_model(nano), device="cpu").close()
+    monkeypatch.setattr(library, "amx_fault", lambda: "GCC 12.2")
+    Model(check_model(nano), device="cpu").close()
+    assert asked == [sound, False]

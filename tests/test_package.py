@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -9,6 +10,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import gemma4_gguf
 
@@ -18,6 +20,8 @@ FOLDERS = {
     "gemma4_gguf.grammars": "grammars",
     "gemma4_gguf.templates": "templates",
 }
+
+OTHER_NAMES = {"llama_cpp": "llama-cpp-python"}
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -39,6 +43,33 @@ def test_version_is_that_of_the_distribution() -> None:
 def test_mapped_packages_import_under_their_installed_names(tmp_path: Path) -> None:
     code = "import gemma4_gguf.convert, gemma4_gguf.templates, gemma4_gguf.grammars, gemma4_gguf.engine"
     assert start("-c", code, cwd=tmp_path).returncode == 0
+
+
+def test_every_package_that_is_imported_is_asked_for() -> None:
+    """What only comes along with another dependency is gone with that one's next version."""
+    asked = {
+        Requirement(line).name for line in metadata.requires("gemma4-gguf") or () if "extra ==" not in line
+    }
+    found = metadata.packages_distributions()
+    missing = set()
+    for folder in ("gemma4_gguf", *FOLDERS.values()):
+        for path in (ROOT / folder).rglob("*.py"):
+            for name in imported(path) - set(sys.stdlib_module_names) - {"gemma4_gguf"}:
+                owners = found.get(name) or [OTHER_NAMES.get(name, name)]  # Python 3.10 misses some
+                if not asked & {owner.lower().replace("_", "-") for owner in owners}:
+                    missing.add(f"{path.relative_to(ROOT)} imports {name}")
+    assert not missing
+
+
+def imported(path: Path) -> set[str]:
+    """Top names of what a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def test_data_files_are_found() -> None:

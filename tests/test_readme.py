@@ -113,7 +113,7 @@ def test_chat_command_takes_turns(
 
 
 def test_ci_runs_the_commands_of_the_installation() -> None:
-    lines = CI.splitlines()
+    lines = [line.strip() for line in CI.splitlines()]
     for command in COMMANDS[:2]:
         first, second = command.split(" && ")
         at = next(i for i, line in enumerate(lines) if line.startswith(first))

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib.metadata
 import logging
+import mmap
 import os
 import re
 import threading
@@ -34,6 +35,9 @@ _CONTINUE = 5
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator", 4: "meta"}
 # Names of llama.cpp's backends in lower case → names in our options, where they differ.
 _BACKENDS = {"hip": "rocm", "mtl": "metal"}
+
+# First version of each GCC that compiles ggml's AMX kernels right.
+_AMX_RIGHT_SINCE = {11: (11, 5), 12: (12, 4), 13: (13, 3)}
 
 _log = logging.getLogger("gemma4_gguf.llama_cpp")
 logging.getLogger("gemma4_gguf").addHandler(logging.NullHandler())  # quiet unless the application asks
@@ -129,6 +133,29 @@ def mtmd() -> Any:
 def build_info() -> str:
     """What llama.cpp says about itself: instruction sets and backends, one line."""
     return str(llama().llama_print_system_info().decode(errors="replace")).strip()
+
+
+@functools.cache
+def amx_fault() -> str:
+    """Why this build's matrix kernels for Intel AMX end the process; "" if they do not, or it has none.
+
+    GCC before 11.5, 12.4, 13.3 and 14 takes the tile configuration for unused and drops it (its bug 114098):
+    the first tile instruction is then an illegal one (llama.cpp's pull request 26954). Builds are made for
+    the processor at hand, so Debian 12's compiler meets every Xeon since Sapphire Rapids.
+
+    Returns:
+        The compiler, such as "GCC 12.2".
+    """
+    if "AMX_INT8 = 1" not in build_info():
+        return ""
+    for path in sorted(Path(_base_path()).glob("*ggml-cpu*.so*")):
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # Compilers sign what they make, in the section .comment.
+            signatures = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", content)
+        for major, minor in {(int(major), int(minor)) for major, minor in signatures}:
+            if (major, minor) < _AMX_RIGHT_SINCE.get(major, (14, 0)):
+                return f"GCC {major}.{minor}"
+    return ""
 
 
 def ggml_build() -> tuple[str, str]:
@@ -269,6 +296,11 @@ def _describe(handle: int) -> DeviceInfo:
 def _backend_name(registry: int) -> str:
     name = _ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)(registry).decode().lower()
     return _BACKENDS.get(name, name)
+
+
+def _base_path() -> str:
+    """Directory of llama.cpp's libraries."""
+    return str(llama()._base_path)
 
 
 @functools.cache

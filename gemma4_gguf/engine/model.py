@@ -49,6 +49,8 @@ class Model:
         params.n_gpu_layers = (_ALL_LAYERS if n_gpu_layers is None else n_gpu_layers) if off_cpu else 0
         if release_pages and not off_cpu:  # a GPU has its own rules for what it can map
             params.lazy_mode = _LAZY
+        if library.amx_fault():  # AMX goes with all repacked weights, or not at all
+            params.use_extra_bufts = False
         with library.complaints() as said:
             handle = lib.llama_model_load_from_file(path_bytes(facts.path), params)
             if not handle:

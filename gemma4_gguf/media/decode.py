@@ -102,8 +102,7 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
     with open_source(source, what) as stream:
         name = name_of(source, what)
         try:
-            # A damaged text tag must not stop the sound.
-            container = av.open(stream, metadata_errors="replace")
+            container = av.open(stream, **_tag_options(av.__version__))
         except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(
                 f"{name} is no {what} that FFmpeg knows: {_reason(error)}. Use WAV, MP3, FLAC, OGG, M4A, "
@@ -116,6 +115,14 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
                 raise MediaError(
                     f"{name} is damaged: {_reason(error)}. Save or download the {what} again."
                 ) from error
+
+
+def _tag_options(version: str) -> dict[str, str]:
+    """What `av.open` needs so that a text tag in another encoding than UTF-8 does not stop the sound.
+
+    From 19 on PyAV keeps such bytes by itself, and has no argument for it.
+    """
+    return {} if int(version.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 def _reason(error: Exception) -> str:
