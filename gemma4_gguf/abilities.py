@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
-from gemma4_gguf.messages import Chunk, Part, Reply
+from gemma4_gguf.types import Chunk, Part, Reply
 
 
 class Asks(Protocol):

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from gemma4_gguf.errors import MessageError, OptionError
 from gemma4_gguf.generation import Generation
-from gemma4_gguf.messages import Chunk, Part, Reply, ToolCall
-from gemma4_gguf.options import ImageTokens, SamplingOptions
+from gemma4_gguf.options import SamplingOptions, turn_options
 from gemma4_gguf.requests import Message, user_message
 from gemma4_gguf.saved import save_chat
-from gemma4_gguf.settings import turn_options
 from gemma4_gguf.toolrun import MAX_ROUNDS, TIMEOUT_S, OnResult, run_until_done
 from gemma4_gguf.tools import ToolLike, as_tools
 from gemma4_gguf.trimming import ON_FULL, OnFull, drop_oldest, turn_starts
+from gemma4_gguf.types import Chunk, ImageTokens, Part, Reply, ToolCall
 
 if TYPE_CHECKING:
     from gemma4_gguf.session import Session

@@ -5,10 +5,7 @@ A message says what was found, what was expected and what to do next; fields car
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gemma4_gguf.messages import Reply
+from typing import Any
 
 
 class Gemma4Error(Exception):
@@ -114,10 +111,10 @@ class IncompleteReplyError(Gemma4Error):
 
     Attributes:
         text: what the model wrote before it was cut.
-        reply: the whole reply, thought and usage included; None for a text that was read by itself.
+        reply: the whole `Reply`, thought and usage included; None for a text that was read by itself.
     """
 
-    def __init__(self, message: str, *, text: str, reply: Reply | None = None) -> None:
+    def __init__(self, message: str, *, text: str, reply: Any = None) -> None:
         super().__init__(message)
         self.text = text
         self.reply = reply

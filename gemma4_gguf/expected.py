@@ -18,7 +18,7 @@ import numpy as np
 from gemma4_gguf.boxes import Box, read_boxes
 from gemma4_gguf.errors import CheckpointError
 from gemma4_gguf.media.image import read_image
-from gemma4_gguf.messages import Audio, Image
+from gemma4_gguf.types import Audio, Image
 
 REFERENCE = "reference.npz"
 TOP = 32  # tokens kept of a distribution

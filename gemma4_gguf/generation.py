@@ -18,12 +18,12 @@ from gemma4_gguf.engine.constraint import Guide, GuidedSampler
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.memory import SequencePool, SequenceState
 from gemma4_gguf.engine.sampler import Sampler
-from gemma4_gguf.markers import Markers
-from gemma4_gguf.messages import Chunk, FinishReason, Reply, Usage
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.prompt import Prompt
-from gemma4_gguf.reply import ReplyParser
+from gemma4_gguf.reply.parser import ReplyParser
 from gemma4_gguf.rules import ReplyRules
+from gemma4_gguf.special_tokens import Markers
+from gemma4_gguf.types import Chunk, FinishReason, Reply, Usage
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.decode import data_uri_bytes, is_data_uri, open_source
-from gemma4_gguf.messages import Audio, Image, Video
 from gemma4_gguf.requests import Message, check_messages
+from gemma4_gguf.types import Audio, Image, Video
 
 _BLOB = "blob"  # key of the number of a blob
 _FORM = "form"  # of the bytes in it: "file" or "npy"

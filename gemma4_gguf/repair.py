@@ -15,7 +15,7 @@ from typing import Any
 
 from gemma4_gguf.fitting import deref, fit, literal, parse_json, properties
 from gemma4_gguf.lenient import MAX_DEPTH, Lenient, Unreadable
-from gemma4_gguf.markers import Piece
+from gemma4_gguf.reply.lexer import Piece
 
 _DELIMITER = '<|"|>'
 _NAME = re.compile(r"\s*call:\s*([^\s{}()\[\]\"',<>|]+)\s*")

@@ -18,7 +18,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.messages import Audio, Image, Video
+from gemma4_gguf.types import Audio, Image, Video
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DETAIL_TOKENS = {"low": 70, "high": 1120, "auto": None}

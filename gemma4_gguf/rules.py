@@ -10,10 +10,10 @@ from gemma4_gguf.engine.constraint import Guide, Start, token_table
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import IncompleteReplyError, OptionError
 from gemma4_gguf.grammars.ir import Grammar
-from gemma4_gguf.markers import Markers
-from gemma4_gguf.messages import FinishReason, Reply
 from gemma4_gguf.options import ToolOptions
+from gemma4_gguf.special_tokens import Markers
 from gemma4_gguf.structured import Constraint, as_constraint, tool_constraint
+from gemma4_gguf.types import FinishReason, Reply
 
 TOOL_CHOICES = ("auto", "none", "required")
 

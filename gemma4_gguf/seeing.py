@@ -16,8 +16,8 @@ from gemma4_gguf.boxes import Box, Point, read_boxes, read_points
 from gemma4_gguf.errors import ContextFullError, IncompleteReplyError, MessageError
 from gemma4_gguf.grammars import load
 from gemma4_gguf.media.image import read_image
-from gemma4_gguf.messages import Audio, Image, Reply, Video
 from gemma4_gguf.requests import user_message
+from gemma4_gguf.types import Audio, Image, Reply, Video
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

@@ -22,18 +22,24 @@ from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.generation import Engine, Generation, whole
 from gemma4_gguf.hearing import Hearing
-from gemma4_gguf.markers import Markers
-from gemma4_gguf.messages import Audio, Chunk, Image, Part, Reply
 from gemma4_gguf.opening import find_files, paired_projector, renderer
-from gemma4_gguf.options import ImageTokens, SamplingOptions, SessionOptions, ToolOptions
+from gemma4_gguf.options import (
+    SamplingOptions,
+    SessionOptions,
+    ToolOptions,
+    session_options,
+    turn_options,
+    with_overrides,
+)
 from gemma4_gguf.prompt import Prompt, Render, wrap_span, write_prompt
 from gemma4_gguf.requests import Message, check_messages, user_message
 from gemma4_gguf.rules import reply_rules
 from gemma4_gguf.seeing import Seeing
-from gemma4_gguf.settings import session_options, turn_options, with_overrides
 from gemma4_gguf.spans import MediaEncoder
+from gemma4_gguf.special_tokens import Markers
 from gemma4_gguf.talking import Talking
 from gemma4_gguf.tools import ToolLike, declarations
+from gemma4_gguf.types import Audio, Chunk, Image, ImageTokens, Part, Reply
 
 Tools = Sequence[ToolLike] | None
 T = TypeVar("T")

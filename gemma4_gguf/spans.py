@@ -21,8 +21,7 @@ from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.audio import cut_at_pauses, load_audio, load_sound_track
 from gemma4_gguf.media.image import PreparedImage, prepare_image
 from gemma4_gguf.media.video import sample_frames
-from gemma4_gguf.messages import Audio, Image, Video
-from gemma4_gguf.options import DEFAULT_IMAGE_TOKENS, ImageTokens
+from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, Audio, Image, ImageTokens, Video
 
 MAX_CACHED_BYTES = 256 << 20
 MAX_CACHED_CLIPS = 4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.messages import Segment
+from gemma4_gguf.types import Segment
 
 LINE_WIDTH = 42  # characters, what subtitles commonly keep to
 

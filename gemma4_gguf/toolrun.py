@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.messages import Part, Reply, ToolCall
 from gemma4_gguf.tools import Tool, ToolResult, as_tools, run_call
+from gemma4_gguf.types import Part, Reply, ToolCall
 
 if TYPE_CHECKING:
     from gemma4_gguf.chat import Chat

@@ -18,7 +18,7 @@ import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from gemma4_gguf.errors import ToolError
-from gemma4_gguf.messages import Audio, Image, ToolCall, Video
+from gemma4_gguf.types import Audio, Image, ToolCall, Video
 
 MAX_NAME = 64
 _MEDIA = (Image, Audio, Video)

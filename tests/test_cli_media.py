@@ -15,8 +15,8 @@ from PIL import Image as PILImage
 
 from gemma4_gguf.cli import files
 from gemma4_gguf.cli.main import build_parser, main
-from gemma4_gguf.messages import Segment
 from gemma4_gguf.session import Session
+from gemma4_gguf.types import Segment
 
 Capture = pytest.CaptureFixture[str]
 NANO_QUESTION = ["--prompt", "detect", "--image-tokens", "70"]

@@ -12,7 +12,7 @@ from hub_server import Hub, serve
 
 from gemma4_gguf.cli import stream
 from gemma4_gguf.cli.main import main
-from gemma4_gguf.messages import Chunk, Reply, ToolCall, Usage
+from gemma4_gguf.types import Chunk, Reply, ToolCall, Usage
 
 Converted = Callable[..., dict[str, Path]]
 SCENE = str(Path(__file__).resolve().parents[1] / "gemma4_gguf/nano/samples/scene2.png")

@@ -21,9 +21,9 @@ from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import GrammarError, IncompleteReplyError, InvalidReplyError, SchemaError
 from gemma4_gguf.grammars.convert import schema_grammar
 from gemma4_gguf.grammars.reader import parse_gbnf
-from gemma4_gguf.markers import Markers
 from gemma4_gguf.options import SamplingOptions
-from gemma4_gguf.reply import ReplyParser
+from gemma4_gguf.reply.parser import ReplyParser
+from gemma4_gguf.special_tokens import Markers
 from gemma4_gguf.structured import as_constraint, tool_constraint
 
 

@@ -16,7 +16,7 @@ from gemma4_gguf import Box, Session, demo
 from gemma4_gguf.cli import inline
 from gemma4_gguf.cli.main import main
 from gemma4_gguf.errors import CheckpointError
-from gemma4_gguf.messages import Reply, ToolCall
+from gemma4_gguf.types import Reply, ToolCall
 
 ACTS: list[dict[str, Any]] = json.loads((SAMPLES / "demo.json").read_text("utf-8"))
 

@@ -20,7 +20,7 @@ from gemma4_gguf.grammars.files import NAMES
 from gemma4_gguf.grammars.ir import Chars, Grammar, Ref, Repeat, Text, char_set, complement, either, seq
 from gemma4_gguf.grammars.pattern import parse_pattern
 from gemma4_gguf.grammars.reader import parse_gbnf
-from gemma4_gguf.reply import parse_reply
+from gemma4_gguf.reply.parser import parse_reply
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from gemma4_gguf.media.audio import (
     load_pieces,
     sound_duration_s,
 )
-from gemma4_gguf.messages import Part
+from gemma4_gguf.types import Part
 
 RATE = 16_000
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image as PILImage
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.messages import Audio, Image, Video
 from gemma4_gguf.requests import check_messages, media_parts, user_message
+from gemma4_gguf.types import Audio, Image, Video
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt "

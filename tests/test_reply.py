@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma4_gguf.markers import MARKER_TEXT
-from gemma4_gguf.messages import Usage
-from gemma4_gguf.reply import Markers, ReplyParser, parse_reply
+from gemma4_gguf.reply.parser import Markers, ReplyParser, parse_reply
+from gemma4_gguf.special_tokens import MARKER_TEXT
+from gemma4_gguf.types import Usage
 
 
 def lines(name):

@@ -17,7 +17,7 @@ PACKAGE_DIRS = ("gemma4_gguf", "convert", "grammars", "templates")
 PACKAGE = sorted(path for folder in PACKAGE_DIRS for path in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-MAX_LINES = 400
+MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
 # File → why it may be longer.
 LONG_FILES: dict[str, str] = {}

@@ -11,8 +11,8 @@ from nano_samples import scene
 from gemma4_gguf import Session
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import OptionError, ToolError
-from gemma4_gguf.messages import ToolCall
 from gemma4_gguf.tools import ToolResult
+from gemma4_gguf.types import ToolCall
 
 TURN = "<turn|>"
 

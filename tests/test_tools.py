@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from gemma4_gguf.errors import ToolError
-from gemma4_gguf.messages import Image, ToolCall
 from gemma4_gguf.tools import as_tools, run_call
+from gemma4_gguf.types import Image, ToolCall
 
 
 class Unit(Enum):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gemma4_gguf.cli.options import add_image_tokens, add_model_options, add_sampling_options, given
-from gemma4_gguf.options import DEFAULT_FRAMES, SamplingOptions
+from gemma4_gguf.options import SamplingOptions
+from gemma4_gguf.types import DEFAULT_FRAMES
 
 DESCRIPTION = """\
 Tell what a picture, a clip or a sound is about.
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
     from gemma4_gguf.errors import OptionError
-    from gemma4_gguf.messages import Video
     from gemma4_gguf.seeing import description
+    from gemma4_gguf.types import Video
 
     part, prompt = description(Path(args.file), args.prompt)
     of_clips = {name: getattr(args, name) for name in ("fps", "frames", "sound") if hasattr(args, name)}

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.options import (
-    DEFAULT_IMAGE_TOKENS,
-    IMAGE_TOKEN_BUDGETS,
-    Device,
-    KVType,
-    SamplingOptions,
-    SessionOptions,
-)
+from gemma4_gguf.options import Device, KVType, SamplingOptions, SessionOptions
+from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS
 
 MODEL_VARIABLE = "GEMMA4_GGUF_MODEL"
 _MODEL_HELP = "a .gguf file, or ORG/REPO[:QUANT] on the hub"

@@ -11,7 +11,7 @@ from gemma4_gguf.cli.options import add_model_options, add_sampling_options, giv
 from gemma4_gguf.options import SamplingOptions
 
 if TYPE_CHECKING:
-    from gemma4_gguf.messages import Segment
+    from gemma4_gguf.types import Segment
 
 KINDS = ("txt", "srt", "vtt", "json")
 CUE_S = 10.0  # of subtitles: half a minute of speech is more than anybody reads at once

@@ -21,7 +21,7 @@ from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import EngineError, GrammarError
 from gemma4_gguf.grammars.ir import Grammar
 from gemma4_gguf.grammars.lark import to_lark
-from gemma4_gguf.markers import MARKER_TEXT, Markers
+from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
 
 # llama_token_attr (llama.h): what llguidance must not take for text
 _UNKNOWN, _UNUSED, _CONTROL, _USER_DEFINED = 1, 2, 8, 16

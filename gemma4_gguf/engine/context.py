@@ -23,7 +23,8 @@ from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, n_position
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.reuse import Reuse
 from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
-from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS, SessionOptions
+from gemma4_gguf.options import SessionOptions
+from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
 TEXT_BATCH = 512
 CPU_TEXT_BATCH = 48  # 9 % slower there, with an eighth of the buffers and of the rows mapped at once

@@ -24,7 +24,7 @@ from gemma4_gguf.engine.projector_fixes import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
 from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE_HZ
 from gemma4_gguf.media.mel import count_tokens
-from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS
+from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
 MAX_IMAGE_TOKENS = max(IMAGE_TOKEN_BUDGETS)
 _SAMPLES_PER_TOKEN = 640  # of the 12B's audio part

@@ -19,7 +19,7 @@ import numpy as np
 
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.decode import name_of, open_source
-from gemma4_gguf.options import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, ImageTokens
+from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, ImageTokens
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

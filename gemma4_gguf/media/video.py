@@ -16,7 +16,7 @@ from typing import Any
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.decode import name_of, open_container
 from gemma4_gguf.media.image import TOKEN_PX, PreparedImage, check_budget, prepare_image
-from gemma4_gguf.options import DEFAULT_FRAME_TOKENS, DEFAULT_FRAMES, ImageTokens
+from gemma4_gguf.types import DEFAULT_FRAME_TOKENS, DEFAULT_FRAMES, ImageTokens
 
 MAX_FRAMES = 1024
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf import Image, Session, spans
-from gemma4_gguf.options import IMAGE_TOKEN_BUDGETS
+from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
 NANO = Path(__file__).resolve().parents[2] / "gemma4_gguf" / "nano"
 SCHEMA = {

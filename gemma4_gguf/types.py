@@ -6,11 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gemma4_gguf.options import DEFAULT_FRAME_TOKENS, DEFAULT_FRAMES, ImageTokens
-
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image as PILImage
+
+
+IMAGE_TOKEN_BUDGETS = (70, 140, 280, 560, 1120)
+DEFAULT_IMAGE_TOKENS = 280
+DEFAULT_FRAME_TOKENS = 70
+DEFAULT_FRAMES = 32
+ImageTokens = int | Literal["auto"]  # a budget, or the smallest that does not shrink the picture
+
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 

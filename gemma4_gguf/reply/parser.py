@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gemma4_gguf.markers import MARKER_TEXT, THOUGHT_HEADER, Lexer, Markers, Piece, may_be_header
-from gemma4_gguf.messages import Chunk, FinishReason, Reply, ToolCall, Usage
 from gemma4_gguf.repair import ReadCall, read_call, tool_schemas
+from gemma4_gguf.reply.lexer import THOUGHT_HEADER, Lexer, Piece, may_be_header
+from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
+from gemma4_gguf.types import Chunk, FinishReason, Reply, ToolCall, Usage
 
 __all__ = ["Markers", "ReplyParser", "parse_reply"]
 
