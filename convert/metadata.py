@@ -19,9 +19,10 @@ from gguf.utility import size_label
 
 from gemma4_gguf.convert.checkpoint import Checkpoint
 from gemma4_gguf.convert.config import ModelConfig
-from gemma4_gguf.convert.tensors import Field, MappedTensor
+from gemma4_gguf.convert.tensors import MappedTensor
 from gemma4_gguf.convert.towers import AudioConfig, UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig
 from gemma4_gguf.errors import CheckpointError, ConfigError
+from gemma4_gguf.files.gguf_header import Field
 
 log = logging.getLogger(__name__)
 

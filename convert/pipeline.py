@@ -9,22 +9,20 @@ from typing import Any
 
 from gemma4_gguf.convert.blocks import is_quantized
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
-from gemma4_gguf.convert.header import pack_fields, place_file_type
 from gemma4_gguf.convert.plan import plan_model, plan_projector
 from gemma4_gguf.convert.progress import ProgressCallback
 from gemma4_gguf.convert.recipe import (
-    QUANT_TYPES,
-    QuantType,
     TensorType,
     converter_type,
     ggml_shape,
     model_shape,
-    quant_type,
     quantizer_types,
     recipe_fields,
 )
 from gemma4_gguf.convert.tensors import FilePlan, MappedTensor
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
+from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
+from gemma4_gguf.files.quant_types import QUANT_TYPES, QuantType, quant_type
 
 # The quantizer starts from a file of this type: weights of any other pass through it.
 _STAGE = QUANT_TYPES["BF16"]
@@ -161,7 +159,7 @@ def _open(
 ) -> Checkpoint:
     if Path(source).expanduser().exists():
         return open_checkpoint(Path(source), name=name)
-    from gemma4_gguf.hub import HubId, locate, resolve_checkpoint  # only a hub id needs the hub
+    from gemma4_gguf.files.hub import HubId, locate, resolve_checkpoint
 
     found = locate(source)
     if not isinstance(found, HubId):

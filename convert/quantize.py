@@ -10,22 +10,13 @@ import re
 from pathlib import Path
 
 from gemma4_gguf.convert.blocks import SOURCE_TYPES, is_quantized
-from gemma4_gguf.convert.header import pack_fields, place_file_type
 from gemma4_gguf.convert.progress import ProgressCallback
-from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
-from gemma4_gguf.convert.recipe import (
-    MODEL_TYPES,
-    RECIPE_KEY,
-    QuantType,
-    TensorType,
-    ggml_shape,
-    model_shape,
-    quant_type,
-    quantizer_types,
-    recipe_fields,
-)
+from gemma4_gguf.convert.recipe import TensorType, ggml_shape, model_shape, quantizer_types, recipe_fields
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.errors import OutputError, QuantTypeError
+from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
+from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
+from gemma4_gguf.files.quant_types import MODEL_TYPES, RECIPE_KEY, QuantType, quant_type
 
 _DROPPED = ("general.file_type", "general.quantization_version", "general.alignment", RECIPE_KEY)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from gemma4_gguf.files.gguf_header import Field
 
 RawType = Literal["F32", "F16", "BF16"]
 # "F16_OR_F32" is F16 in a file of type F16 and F32 in every other file: the patch embedding of a projector.
@@ -52,23 +54,6 @@ class MappedTensor:
     @property
     def n_elements(self) -> int:
         return self.n_rows * self.row_length
-
-
-@dataclass(frozen=True)
-class Field:
-    """One metadata entry.
-
-    Args:
-        key: GGUF key.
-        value: a scalar, or a list for "ARRAY".
-        gguf_type: name of a gguf.GGUFValueType: "UINT32", "ARRAY", …
-        item_type: the same for the items of an array, else None.
-    """
-
-    key: str
-    value: Any
-    gguf_type: str
-    item_type: str | None = None
 
 
 @dataclass(frozen=True)

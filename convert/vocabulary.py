@@ -16,8 +16,8 @@ from typing import Any
 
 from gemma4_gguf.convert.checkpoint import Checkpoint
 from gemma4_gguf.convert.config import ModelConfig
-from gemma4_gguf.convert.tensors import Field
 from gemma4_gguf.errors import CheckpointError
+from gemma4_gguf.files.gguf_header import Field
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -17,16 +17,16 @@ from queue import SimpleQueue
 import numpy as np
 
 from gemma4_gguf.convert.blocks import FLOAT_TYPES, BlockEncoder, first_bad_row, is_quantized, row_bytes
-from gemma4_gguf.convert.header import Header, TensorEntry, pack_header
-from gemma4_gguf.convert.pending import (
+from gemma4_gguf.convert.progress import Progress, ProgressCallback
+from gemma4_gguf.errors import TensorError
+from gemma4_gguf.files.atomic_write import (
     PendingFile,
     output_error,
     prepare_directory,
     publish_all,
     termination_raises,
 )
-from gemma4_gguf.convert.progress import Progress, ProgressCallback
-from gemma4_gguf.errors import TensorError
+from gemma4_gguf.files.gguf_header import Header, TensorEntry, pack_header
 
 ENCODED_SLICE = 1 << 19  # numbers; with its float32 copy and its blocks about 3 MB per thread
 COPIED_SLICE = 1 << 22

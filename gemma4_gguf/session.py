@@ -13,16 +13,18 @@ import numpy as np
 
 from gemma4_gguf.abilities import careful
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.checks import ModelFacts, check_model
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool
 from gemma4_gguf.engine.model import Model
-from gemma4_gguf.engine.pairing import ProjectorFacts
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
+from gemma4_gguf.files.hub import find_files
+from gemma4_gguf.files.model_file import ModelFacts, check_model
+from gemma4_gguf.files.pairing import paired_projector
+from gemma4_gguf.files.projector_file import ProjectorFacts
 from gemma4_gguf.generation import Engine, Generation, whole
 from gemma4_gguf.hearing import Hearing
-from gemma4_gguf.opening import find_files, paired_projector, renderer
+from gemma4_gguf.opening import renderer
 from gemma4_gguf.options import (
     SamplingOptions,
     SessionOptions,

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gemma4_gguf.convert.header import pack_fields
-from gemma4_gguf.convert.tensors import Field
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor
+from gemma4_gguf.files.gguf_header import Field, pack_fields
 
 FIELDS = (
     Field("general.architecture", "gemma4", "STRING"),

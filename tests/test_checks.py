@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from altered import altered
 
-from gemma4_gguf.convert.reader import open_gguf
-from gemma4_gguf.engine.checks import check_model
-from gemma4_gguf.engine.pairing import check_pair, check_projector, find_projector
 from gemma4_gguf.errors import GGUFError, PairingError
+from gemma4_gguf.files.gguf_reader import open_gguf
+from gemma4_gguf.files.model_file import check_model
+from gemma4_gguf.files.pairing import check_pair, find_projector
+from gemma4_gguf.files.projector_file import check_projector
 
 Converted = Callable[..., dict[str, Path]]
 

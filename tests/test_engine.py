@@ -14,7 +14,6 @@ import numpy as np
 import parity
 import pytest
 
-from gemma4_gguf.engine.checks import check_model
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool, SequenceState, common_items, n_positions
 from gemma4_gguf.engine.model import Model
@@ -24,6 +23,7 @@ from gemma4_gguf.errors import (
     EngineError,
     OptionError,
 )
+from gemma4_gguf.files.model_file import check_model
 from gemma4_gguf.options import SamplingOptions, SessionOptions
 
 N_CTX = 512

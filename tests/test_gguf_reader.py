@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_quantize import write_model
 
-from gemma4_gguf.convert import inspect_file, quantize_file
-from gemma4_gguf.convert.reader import open_gguf, read_rows, require_gemma4
+from gemma4_gguf.convert import quantize_file
 from gemma4_gguf.errors import Gemma4Error, GGUFError
+from gemma4_gguf.files.gguf_reader import open_gguf, read_rows, require_gemma4
+from gemma4_gguf.files.inspect import inspect_file
 
 Fixture = Callable[..., Any]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from hub_server import COMMIT, Hub, serve
 
-from gemma4_gguf import download
 from gemma4_gguf.errors import HubError, OutputError
-from gemma4_gguf.hub import (
+from gemma4_gguf.files import download
+from gemma4_gguf.files.hub import (
     HubId,
     locate,
     pick_model,
@@ -140,7 +140,7 @@ def size_of(path: Path) -> int:
 def test_killed_download_goes_on_in_the_next_process(hub: Hub, tmp_path: Path) -> None:
     hub.pause_after, hub.large_bytes = 3_000_000, 1_000_000
     code = (
-        "import sys; from pathlib import Path; from gemma4_gguf.hub import resolve_checkpoint;"
+        "import sys; from pathlib import Path; from gemma4_gguf.files.hub import resolve_checkpoint;"
         "resolve_checkpoint('org/single', endpoint=sys.argv[1], cache_dir=Path(sys.argv[2]))"
     )
     child = subprocess.Popen([sys.executable, "-c", code, hub.endpoint, str(tmp_path)])

@@ -14,11 +14,9 @@ import gguf
 import pytest
 
 from gemma4_gguf import templates
-from gemma4_gguf.convert import inspect_file
-from gemma4_gguf.convert.header import TensorEntry, pack_fields, pack_header
-from gemma4_gguf.convert.inspect import _template
-from gemma4_gguf.convert.tensors import Field
 from gemma4_gguf.errors import GGUFError
+from gemma4_gguf.files.gguf_header import Field, TensorEntry, pack_fields, pack_header
+from gemma4_gguf.files.inspect import _template, inspect_file
 
 Fixture = Callable[..., Any]
 MIB = 2**20

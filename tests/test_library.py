@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.checks import check_model
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import DeviceError, EngineError, MessageError
+from gemma4_gguf.files.model_file import check_model
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_devices_are_listed_and_unknown_ones_refused() -> None:
 def test_log_lines_go_to_logging_and_nowhere_else(converted: Callable[..., dict[str, Path]]) -> None:
     code = (
         "import logging, sys\n"
-        "from gemma4_gguf.engine.checks import check_model\n"
+        "from gemma4_gguf.files.model_file import check_model\n"
         "from gemma4_gguf.engine.model import Model\n"
         "lines = []\n"
         "class Keep(logging.Handler):\n"

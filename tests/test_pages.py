@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from gemma4_gguf import Session
-from gemma4_gguf.convert.reader import open_gguf
 from gemma4_gguf.engine import pages, pages_macos
 from gemma4_gguf.engine.pages import ROWS_KEPT, FilePages, Mapping, read_only_mappings
+from gemma4_gguf.files.gguf_reader import open_gguf
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1 << 20

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from output_files import names, numbers, output, tensor
 
-from gemma4_gguf.convert import pending
-from gemma4_gguf.convert.pending import PendingFile, remove_leftovers
 from gemma4_gguf.convert.progress import Progress
 from gemma4_gguf.convert.writer import OutputTensor, write_files
 from gemma4_gguf.errors import OutputError
+from gemma4_gguf.files import atomic_write
+from gemma4_gguf.files.atomic_write import PendingFile, remove_leftovers
 
 
 def failing(after: int, error: BaseException) -> Callable[[int, int], np.ndarray]:
@@ -72,7 +72,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         return os.write(fd, data)
 
-    monkeypatch.setattr(pending, "_pwrite", pwrite)
+    monkeypatch.setattr(atomic_write, "_pwrite", pwrite)
     with pytest.raises(OutputError, match=r"disk of .* is full"):
         write_files([output(tmp_path / "f.gguf", tensor("a", numbers(9000, 256), "Q8_0"))])
     assert names(tmp_path) == []

@@ -18,12 +18,12 @@ from projector_files import rewrite
 from reference import cases
 
 from gemma4_gguf.engine import projector as projector_module
-from gemma4_gguf.engine.checks import check_model
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.projector import Projector
-from gemma4_gguf.engine.projector_checks import check_layout
 from gemma4_gguf.engine.projector_fixes import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
+from gemma4_gguf.files.model_file import check_model
+from gemma4_gguf.files.projector_file import check_layout
 from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES
 from gemma4_gguf.media.image import prepare_image
 

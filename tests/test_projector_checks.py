@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from projector_files import rewrite
 
-from gemma4_gguf.engine.projector_checks import check_layout
 from gemma4_gguf.errors import GGUFError
+from gemma4_gguf.files.projector_file import check_layout
 
 Files = dict[str, Path]
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from llama_quantize import quantize, quantize_in_child
 
-from gemma4_gguf.convert import PROJECTOR_QUANTS, QUANT_TYPES, convert_checkpoint, quantize_file
-from gemma4_gguf.convert.reader import open_gguf
-from gemma4_gguf.convert.recipe import ModelShape, TensorType, converter_type, quant_type, quantizer_types
+from gemma4_gguf.convert import convert_checkpoint, quantize_file
+from gemma4_gguf.convert.recipe import ModelShape, TensorType, converter_type, quantizer_types
 from gemma4_gguf.errors import GGUFError, OutputError, QuantTypeError, TensorError
+from gemma4_gguf.files.gguf_reader import open_gguf
+from gemma4_gguf.files.quant_types import PROJECTOR_QUANTS, QUANT_TYPES, quant_type
 
 BLOCK_TYPES = tuple(name for name in QUANT_TYPES if name not in PROJECTOR_QUANTS)
 
@@ -231,7 +232,7 @@ def test_compact_is_named_smaller_and_answers(
     checkpoint: Fixture, converted: Fixture, tmp_path: Path
 ) -> None:
     from gemma4_gguf import Session
-    from gemma4_gguf.convert import inspect_file
+    from gemma4_gguf.files.inspect import inspect_file
 
     files = convert_checkpoint(checkpoint("e2b"), tmp_path, "Q4_COMPACT", "BF16")
     reference = converted("e2b", "Q4_K_M", "BF16")["model"]

@@ -121,7 +121,7 @@ def test_ci_runs_the_commands_of_the_installation() -> None:
 
 
 def test_supported_types_are_those_of_the_converter() -> None:
-    from gemma4_gguf.convert.recipe import MODEL_TYPES, PROJECTOR_QUANTS
+    from gemma4_gguf.files.quant_types import MODEL_TYPES, PROJECTOR_QUANTS
 
     named = [
         re.findall(r"\b(?:I?Q\d\w*|BF16|F\d\d)\b", row) for row in README.splitlines() if row.startswith("| ")

@@ -295,7 +295,7 @@ def test_a_failed_save_leaves_the_old_file(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gemma4_gguf.convert.pending.PendingFile.write_at", full)
+    monkeypatch.setattr("gemma4_gguf.files.atomic_write.PendingFile.write_at", full)
     with pytest.raises(OutputError, match="full"):
         chat.save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["talk"]

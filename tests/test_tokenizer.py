@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemma4_gguf.convert.header import pack_fields
-from gemma4_gguf.convert.reader import open_gguf
-from gemma4_gguf.convert.tensors import Field
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
-from gemma4_gguf.engine.checks import check_model
 from gemma4_gguf.engine.model import Model
+from gemma4_gguf.files.gguf_header import Field, pack_fields
+from gemma4_gguf.files.gguf_reader import open_gguf
+from gemma4_gguf.files.model_file import check_model
 
 VOCAB = os.environ.get("GEMMA4_GGUF_VOCAB", "")
 needs_vocab = pytest.mark.skipif(not VOCAB, reason="GEMMA4_GGUF_VOCAB names no file")

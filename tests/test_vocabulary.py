@@ -14,7 +14,6 @@ import pytest
 
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from gemma4_gguf.convert.plan import plan_model, plan_projector
-from gemma4_gguf.convert.reader import open_gguf
 from gemma4_gguf.convert.vocabulary import (
     BYTE,
     CONTROL,
@@ -25,6 +24,7 @@ from gemma4_gguf.convert.vocabulary import (
     read_vocabulary,
 )
 from gemma4_gguf.errors import CheckpointError, ConfigError
+from gemma4_gguf.files.gguf_reader import open_gguf
 
 VOCAB = os.environ.get("GEMMA4_GGUF_VOCAB", "")
 

@@ -13,11 +13,11 @@ from output_files import FIELDS, names, numbers, output, tensor
 
 from gemma4_gguf.convert import writer
 from gemma4_gguf.convert.blocks import BlockEncoder, first_bad_row
-from gemma4_gguf.convert.header import pack_fields, pack_header
 from gemma4_gguf.convert.progress import Progress
-from gemma4_gguf.convert.reader import open_gguf
 from gemma4_gguf.convert.writer import write_files
 from gemma4_gguf.errors import TensorError
+from gemma4_gguf.files.gguf_header import pack_fields, pack_header
+from gemma4_gguf.files.gguf_reader import open_gguf
 
 
 def test_ggufs_own_reader_agrees(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the paths of the files written."""
     from gemma4_gguf.cli.output import byte_progress, written
     from gemma4_gguf.convert import convert_checkpoint
-    from gemma4_gguf.hub import HubId, locate, resolve_checkpoint
+    from gemma4_gguf.files.hub import HubId, locate, resolve_checkpoint
 
     source, name = locate(args.source), None
     if isinstance(source, HubId):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gemma4_gguf.cli.output import count, print_facts, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from gemma4_gguf.convert.report import Attention, FileReport, Memory
+    from gemma4_gguf.files.file_report import Attention, FileReport, Memory
 
 DESCRIPTION = """\
 Show what a GGUF file holds: member of the family, parameters, attention, bytes per group and type, what its
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print facts and a table of tensor groups."""
-    from gemma4_gguf.convert import inspect_file
+    from gemma4_gguf.files.inspect import inspect_file
 
     report = inspect_file(args.file, args.ctx)
     if args.json:

@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the paths of what was downloaded."""
     from gemma4_gguf.cli.output import byte_progress, print_json
-    from gemma4_gguf.hub import resolve
+    from gemma4_gguf.files.hub import resolve
 
     with byte_progress(args.source, quiet=args.quiet) as progress:
         found = resolve(args.source, revision=args.revision, token=args.token, progress=progress)

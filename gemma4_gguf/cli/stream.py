@@ -17,7 +17,7 @@ from rich.text import Text
 from gemma4_gguf.cli.options import MODEL_VARIABLE, given
 from gemma4_gguf.cli.output import byte_progress, screen
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.hub import HubId, locate, resolve_gguf
+from gemma4_gguf.files.hub import HubId, locate, resolve_gguf
 from gemma4_gguf.options import SessionOptions
 from gemma4_gguf.session import Session
 from gemma4_gguf.types import Chunk, Reply

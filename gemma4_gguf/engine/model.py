@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.checks import ModelFacts
 from gemma4_gguf.engine.pages import FilePages
 from gemma4_gguf.errors import EngineError, MessageError
+from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.options import Device
 
 _ALL_LAYERS = -1

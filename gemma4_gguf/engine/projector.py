@@ -19,9 +19,9 @@ import numpy as np
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.interrupt import compute
 from gemma4_gguf.engine.model import path_bytes
-from gemma4_gguf.engine.projector_checks import check_layout
 from gemma4_gguf.engine.projector_fixes import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
+from gemma4_gguf.files.projector_file import check_layout
 from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE_HZ
 from gemma4_gguf.media.mel import count_tokens
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS

@@ -26,8 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, read_rows
-from gemma4_gguf.convert.recipe import QUANT_TYPES
+from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, read_rows
+from gemma4_gguf.files.quant_types import QUANT_TYPES
 
 OURS = """import sys
 from gemma4_gguf.convert import convert_checkpoint

@@ -22,7 +22,7 @@ import numpy as np
 from tiny_config import AUDIO_FEATURES, PROCESSOR, ROPE
 from tiny_shapes import Shape, tensor_shapes
 
-from gemma4_gguf.convert.reader import open_gguf
+from gemma4_gguf.files.gguf_reader import open_gguf
 from gemma4_gguf.templates import load
 
 SHARD_BYTES = 5_000_000_000

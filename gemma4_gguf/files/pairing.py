@@ -7,71 +7,15 @@ before llama.cpp opens either file.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from gemma4_gguf.convert.reader import open_gguf, require_gemma4
-from gemma4_gguf.engine.checks import CONVERT_AGAIN, ModelFacts
 from gemma4_gguf.errors import GGUFError, PairingError
+from gemma4_gguf.files.model_file import ModelFacts
+from gemma4_gguf.files.projector_file import ProjectorFacts, check_projector
 
-_VISION_TYPES, _AUDIO_TYPES = ("gemma4v", "gemma4uv"), ("gemma4a", "gemma4ua")
 _UNIFIED_TYPES = ("gemma4uv", "gemma4ua")
 _PROJECTOR_RANK = ("BF16", "F16", "F32", "Q8_0")  # the audio tower wants BF16
 _TYPE_SUFFIX = re.compile(r"[-_.]((UD-)?I?Q\d\w*|TQ\d_\d|MXFP4\w*|NVFP4|BF16|F16|F32)$", re.I)
-
-
-@dataclass(frozen=True)
-class ProjectorFacts:
-    """What a projector file can do and what it fits.
-
-    Args:
-        path: the file.
-        types: projector types inside, such as ("gemma4v", "gemma4a").
-        width: of the embeddings it makes.
-        has_vision: it takes pictures.
-        has_audio: it takes sounds.
-    """
-
-    path: Path
-    types: tuple[str, ...]
-    width: int
-    has_vision: bool
-    has_audio: bool
-
-
-def check_projector(path: str | Path) -> ProjectorFacts:
-    """Checks a projector file by itself.
-
-    Raises:
-        GGUFError: it is damaged, not a Gemma 4 projector, or contradicts itself.
-    """
-    file = open_gguf(path)
-    if require_gemma4(file) != "projector":
-        raise GGUFError(f"{file.path} is a model, not a projector (mmproj-….gguf).")
-    metadata = file.metadata
-    found = {}
-    for modality, known in (("vision", _VISION_TYPES), ("audio", _AUDIO_TYPES)):
-        if not metadata.get(f"clip.has_{modality}_encoder", False):
-            continue
-        kind = metadata.get(f"clip.{modality}.projector_type", metadata.get("clip.projector_type"))
-        if kind not in known:
-            raise GGUFError(f"{path}: its {modality} part is {kind!r}; expected one of {', '.join(known)}.")
-        width = metadata.get(f"clip.{modality}.projection_dim")
-        if not isinstance(width, int) or width < 1:
-            raise GGUFError(f"{path}: clip.{modality}.projection_dim is {width!r}. {CONVERT_AGAIN}")
-        found[modality] = (str(kind), width)
-    widths = {width for _, width in found.values()}
-    if len(widths) != 1:
-        raise GGUFError(
-            f"{path}: widths of its parts: {sorted(widths) or 'none'}; expected one. {CONVERT_AGAIN}"
-        )
-    return ProjectorFacts(
-        path=file.path,
-        types=tuple(kind for kind, _ in found.values()),
-        width=widths.pop(),
-        has_vision="vision" in found,
-        has_audio="audio" in found,
-    )
 
 
 def check_pair(model: ModelFacts, projector: ProjectorFacts) -> None:
@@ -143,3 +87,13 @@ def _rank(path: Path) -> tuple[int, str]:
     match = _TYPE_SUFFIX.search(path.stem)
     kind = match[1].upper() if match else ""
     return (_PROJECTOR_RANK.index(kind) if kind in _PROJECTOR_RANK else len(_PROJECTOR_RANK), path.name)
+
+
+def paired_projector(model: ModelFacts, projector: str | Path | None) -> ProjectorFacts | None:
+    if projector is None:
+        return None
+    if projector == "auto":
+        return find_projector(model)
+    facts = check_projector(projector)
+    check_pair(model, facts)
+    return facts

@@ -15,7 +15,23 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from gemma4_gguf.convert.tensors import Field
+
+@dataclass(frozen=True)
+class Field:
+    """One metadata entry.
+
+    Args:
+        key: GGUF key.
+        value: a scalar, or a list for "ARRAY".
+        gguf_type: name of a gguf.GGUFValueType: "UINT32", "ARRAY", …
+        item_type: the same for the items of an array, else None.
+    """
+
+    key: str
+    value: Any
+    gguf_type: str
+    item_type: str | None = None
+
 
 MAGIC = b"GGUF"
 VERSION = 3

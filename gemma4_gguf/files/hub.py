@@ -1,6 +1,6 @@
 """Hub ids to local files: which files of a repository conversion or a session reads.
 
-Fetching them is the task of `gemma4_gguf.download`.
+Fetching them is the task of `gemma4_gguf.files.download`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gemma4_gguf.download import DownloadProgress, Repo, fetch, list_files, open_repo
 from gemma4_gguf.errors import HubError
+from gemma4_gguf.files.download import DownloadProgress, Repo, fetch, list_files, open_repo
 
 DEFAULT_QUANT = "Q4_K_M"
 PROJECTOR_TYPES = ("BF16", "F16", "F32", "Q8_0")  # best first: BF16 is what the audio tower wants
@@ -302,3 +302,14 @@ def _refuse_checkpoint(repo: Repo, names: list[str]) -> NoReturn:
     else:
         way_out = "Expected config.json and *.safetensors."
     raise HubError(f"{repo.id} is no checkpoint to convert. {way_out}")
+
+
+def find_files(model: str | Path, projector: str | Path | None) -> tuple[Path, str | Path | None]:
+    """Local files; what is on the hub is downloaded, its projector with it."""
+    found = locate(model)
+    if not isinstance(found, HubId):
+        return found, projector
+    files = resolve_gguf(str(model))
+    if projector == "auto" and files.projector is not None:
+        projector = files.projector
+    return files.model, projector

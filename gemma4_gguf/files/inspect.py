@@ -13,10 +13,10 @@ from typing import Any
 
 from gguf.constants import LlamaFileType
 
-from gemma4_gguf.convert.reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
-from gemma4_gguf.convert.recipe import MODEL_TYPES, QUANT_TYPES, RECIPE_KEY
-from gemma4_gguf.convert.report import Attention, FileReport, Memory, Projector, Template, TensorGroup
 from gemma4_gguf.errors import GGUFError
+from gemma4_gguf.files.file_report import Attention, FileReport, Memory, Projector, Template, TensorGroup
+from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.files.quant_types import MODEL_TYPES, QUANT_TYPES, RECIPE_KEY
 
 _CELLS = 256  # llama.cpp rounds both caches up to this many positions
 _F16_BYTES = 2

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from gemma4_gguf.convert.header import ALIGNMENT, ARRAY, MAGIC, SCALARS, STRING, pad
 from gemma4_gguf.errors import GGUFError
+from gemma4_gguf.files.gguf_header import ALIGNMENT, ARRAY, MAGIC, SCALARS, STRING, pad
 
 MODEL_ARCHITECTURES = ("gemma4", "gemma4-assistant")
 PROJECTOR_ARCHITECTURE = "clip"

@@ -1,6 +1,6 @@
 """Looks at GGUF files before llama.cpp does, which ends the whole process on some it does not like.
 
-The header is read strictly (`gemma4_gguf.convert.reader`); the rules here are those of llama.cpp's loader
+The header is read strictly (`gemma4_gguf.files.gguf_reader`); the rules here are those of llama.cpp's loader
 (llama-model.cpp, llama-vocab.cpp and models/gemma4.cpp in llama-cpp-python 0.3.36): each stands for an
 assertion or an unchecked read there. What comes out also tells the session how to treat the model.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gemma4_gguf.convert.reader import GGUFFile, open_gguf, require_gemma4
 from gemma4_gguf.errors import GGUFError
+from gemma4_gguf.files.gguf_reader import GGUFFile, open_gguf, require_gemma4
 
 IMAGE_ATTENTION_KEY = "general.gemma4.image_attention"
 CONVERT_AGAIN = "Convert the checkpoint again, or download another file."

@@ -1,0 +1,1 @@
+"""GGUF files and the hub: formats, checks, names, downloads and atomic writing."""
