@@ -18,6 +18,7 @@ import numpy as np
 
 from gemma4_gguf.convert.blocks import FLOAT_TYPES, BlockEncoder, first_bad_row, is_quantized, row_bytes
 from gemma4_gguf.convert.progress import Progress, ProgressCallback
+from gemma4_gguf.cpu_cores import logical_cores
 from gemma4_gguf.errors import TensorError
 from gemma4_gguf.files.atomic_write import (
     PendingFile,
@@ -95,13 +96,6 @@ class OutputFile:
     check_numbers: bool
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def write_files(
     files: Sequence[OutputFile],
     *,
@@ -133,7 +127,7 @@ def write_files(
                 for target, header in zip(pending, headers, strict=True):
                     os.ftruncate(target.fd, header.file_bytes)
                     target.write_at(header.data, 0)
-                _Run(files, headers, pending, threads or usable_cores(), progress).run()
+                _Run(files, headers, pending, threads or logical_cores(), progress).run()
                 publish_all(pending)
             except OSError as error:
                 raise output_error(error, directory) from error

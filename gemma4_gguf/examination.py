@@ -26,7 +26,7 @@ from typing import Any, get_args
 import numpy as np
 
 from gemma4_gguf.convert import convert_checkpoint
-from gemma4_gguf.engine import library
+from gemma4_gguf.engine import devices, library
 from gemma4_gguf.errors import Gemma4Error, OptionError
 from gemma4_gguf.expected import Embedding, Numbers, Question, Reference, load_reference
 from gemma4_gguf.options import Device
@@ -103,8 +103,8 @@ def describe_library(emit: Emit) -> None:
             "commit": commit,
             "system_info": library.build_info(),
             "amx_fault": library.amx_fault(),
-            "backends": library.backends(),
-            "devices": [asdict(device) for device in library.devices()],
+            "backends": devices.backends(),
+            "devices": [asdict(device) for device in devices.list_devices()],
         }
     )
 

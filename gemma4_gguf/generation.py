@@ -14,9 +14,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gemma4_gguf.engine.constraint import Guide, GuidedSampler
 from gemma4_gguf.engine.context import Context
-from gemma4_gguf.engine.memory import SequencePool, SequenceState
+from gemma4_gguf.engine.guided_sampler import Guide, GuidedSampler
+from gemma4_gguf.engine.kv_cache import SequencePool, SequenceState
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.prompt import Prompt

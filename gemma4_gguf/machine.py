@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from gemma4_gguf.cpu_cores import logical_cores
+
 Vendor = Literal["nvidia", "amd", "intel", "apple"]
 
 # Names in llama.cpp → in /proc/cpuinfo or sysctl. Those by which matrices are multiplied.
@@ -126,7 +128,7 @@ def look_around() -> Machine:
         architecture=platform.machine(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         processor=name or platform.processor() or platform.machine(),
-        cores=_cores(),
+        cores=logical_cores(),
         memory_bytes=_memory_bytes(),
         instruction_sets=instruction_sets(flags),
         cards=graphics_cards(),
@@ -243,12 +245,6 @@ def _nvidia_cards() -> list[Card]:
 def _driver(device: Path) -> str:
     link = device / "driver"
     return link.resolve().name if link.exists() else ""
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:

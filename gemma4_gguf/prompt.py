@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemma4_gguf.engine.memory import Item, MediaSpan, n_positions
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, n_positions
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import GGUFError, TemplateError
 from gemma4_gguf.requests import Message, media_parts

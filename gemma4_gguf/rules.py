@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemma4_gguf.engine.constraint import Guide, Start, token_table
+from gemma4_gguf.engine.guided_sampler import Guide, Start, token_table
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import IncompleteReplyError, OptionError
 from gemma4_gguf.grammars.ir import Grammar

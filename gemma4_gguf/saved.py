@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.memory import Item, MediaSpan, n_positions
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, n_positions
 from gemma4_gguf.errors import EngineError, SavedChatError
 from gemma4_gguf.files.atomic_write import PendingFile, output_error
 from gemma4_gguf.packing import Blobs, pack_messages, unpack_messages

@@ -12,9 +12,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gemma4_gguf.abilities import careful
-from gemma4_gguf.engine import library
+from gemma4_gguf.cpu_cores import physical_cores
 from gemma4_gguf.engine.context import Context
-from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequencePool
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
@@ -394,7 +394,7 @@ class Session(Talking, Seeing, Hearing):
     def _open_projector(self, facts: ProjectorFacts | None) -> Projector | None:
         if facts is None:
             return None
-        n_threads = self.options.n_threads or library.default_threads()
+        n_threads = self.options.n_threads or physical_cores()
         return Projector(facts.path, self._model.handle, n_threads=n_threads, use_gpu=self._model.on_gpu)
 
     def _markers(self) -> Markers:

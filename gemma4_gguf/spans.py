@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gemma4_gguf.engine.memory import MediaSpan
+from gemma4_gguf.engine.kv_cache import MediaSpan
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.audio import cut_at_pauses, load_audio, load_sound_track

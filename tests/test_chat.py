@@ -13,7 +13,7 @@ from nano_samples import GREEDY, scene
 
 from gemma4_gguf import Chat, Image, Session
 from gemma4_gguf.engine.context import Context
-from gemma4_gguf.engine.memory import Item, SequenceState
+from gemma4_gguf.engine.kv_cache import Item, SequenceState
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import ContextFullError, MessageError
 

@@ -15,7 +15,7 @@ from reference import cases
 
 import gemma4_gguf.spans as spans_module
 from gemma4_gguf import Image, Session, Video
-from gemma4_gguf.engine.memory import Item, MediaSpan
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan
 from gemma4_gguf.errors import ContextFullError, MediaError, MessageError
 from gemma4_gguf.media.audio import cut_at_pauses, load_sound_track
 from gemma4_gguf.media.video import sample_frames

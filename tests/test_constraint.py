@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from schema_strategies import schemas
 
 from gemma4_gguf import Session
-from gemma4_gguf.engine.constraint import Guide, GuidedSampler, token_table
+from gemma4_gguf.engine.guided_sampler import Guide, GuidedSampler, token_table
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import GrammarError, IncompleteReplyError, InvalidReplyError, SchemaError
 from gemma4_gguf.grammars.convert import schema_grammar

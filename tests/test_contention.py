@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gemma4_gguf import Session
-from gemma4_gguf.engine.contention import CALM_WINDOWS, Brake, Contention, busy_seconds
+from gemma4_gguf.engine.openmp import CALM_WINDOWS, Brake, Contention, busy_seconds
 
 STAT = """\
 cpu  400 0 80 2000 0 0 20 0 0 0
@@ -29,9 +29,9 @@ def test_busy_time_of_the_cores_that_count() -> None:
 @pytest.fixture
 def contention(monkeypatch: pytest.MonkeyPatch) -> Contention:
     """Of a machine with four cores, whose brake is only noted."""
-    monkeypatch.setattr("gemma4_gguf.engine.contention._cores", lambda: frozenset(range(4)))
+    monkeypatch.setattr("gemma4_gguf.engine.openmp.allowed_cpus", lambda: frozenset(range(4)))
     nothing = {"__init__": lambda *_: None, "release": lambda _: None}
-    monkeypatch.setattr("gemma4_gguf.engine.contention.Brake", type("Noted", (), nothing))
+    monkeypatch.setattr("gemma4_gguf.engine.openmp.Brake", type("Noted", (), nothing))
     return Contention()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gemma4_gguf import Session
-from gemma4_gguf.engine import library
+from gemma4_gguf.engine import library, model
 from gemma4_gguf.errors import EngineError
 
 Converted = Callable[..., dict[str, Path]]
@@ -23,7 +23,7 @@ STEPS = {
 def on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Layers go to a card, or are believed to: there is none here."""
     if request.param:
-        monkeypatch.setattr(library, "select_device", lambda device: (None, True))
+        monkeypatch.setattr(model, "select_device", lambda device: (None, True))
     return bool(request.param)
 
 

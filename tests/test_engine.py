@@ -15,7 +15,14 @@ import parity
 import pytest
 
 from gemma4_gguf.engine.context import Context
-from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool, SequenceState, common_items, n_positions
+from gemma4_gguf.engine.kv_cache import (
+    Item,
+    MediaSpan,
+    SequencePool,
+    SequenceState,
+    common_items,
+    n_positions,
+)
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import random
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gemma4_gguf.engine import library
+from gemma4_gguf.engine.devices import list_devices, select_device
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import DeviceError, EngineError, MessageError
 from gemma4_gguf.files.model_file import check_model
@@ -51,14 +51,14 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_devices_are_listed_and_unknown_ones_refused() -> None:
-    devices = library.devices()
-    (cpu,) = [device for device in devices if device.kind == "cpu"]
+    found = list_devices()
+    (cpu,) = [device for device in found if device.kind == "cpu"]
     assert cpu.backend == "cpu" and cpu.memory_bytes > 0 and cpu.description
-    there = {device.backend for device in devices}
+    there = {device.backend for device in found}
     for backend in {"cuda", "metal", "rocm", "vulkan"} - there:
         with pytest.raises(DeviceError, match=f"{backend}.*cpu"):
-            library.select_device(backend)  # type: ignore[arg-type]
-    assert library.select_device("cpu")[1] is False
+            select_device(backend)  # type: ignore[arg-type]
+    assert select_device("cpu")[1] is False
 
 
 def test_log_lines_go_to_logging_and_nowhere_else(converted: Callable[..., dict[str, Path]]) -> None:
@@ -81,10 +81,6 @@ def test_log_lines_go_to_logging_and_nowhere_else(converted: Callable[..., dict[
     command = [sys.executable, "-c", code, str(converted("e2b")["model"])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_threads_are_those_this_process_may_use() -> None:
-    assert 1 <= library.default_threads() <= (os.cpu_count() or 1)
 
 
 # Vocabulary

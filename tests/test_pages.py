@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from gemma4_gguf import Session
-from gemma4_gguf.engine import pages, pages_macos
-from gemma4_gguf.engine.pages import ROWS_KEPT, FilePages, Mapping, read_only_mappings
+from gemma4_gguf.engine import resident_pages, resident_pages_macos
+from gemma4_gguf.engine.resident_pages import ROWS_KEPT, FilePages, Mapping, read_only_mappings
 from gemma4_gguf.files.gguf_reader import open_gguf
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -135,7 +135,7 @@ def test_a_file_without_rows_is_never_released_again(
 ) -> None:
     mapped.madvise(mmap.MADV_NORMAL)
     held = FilePages(file)
-    monkeypatch.setattr(pages, "_madvise", lambda: pytest.fail("released"))
+    monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("released"))
     held.after_decode(10 * ROWS_KEPT)
     assert held._matrices and not held._rows
 
@@ -151,7 +151,7 @@ def test_no_file_means_no_mappings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("platform", ["win32", "freebsd14"])
 def test_other_systems_keep_their_pages(file: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(pages, "_madvise", lambda: pytest.fail("there is no madvise"))
+    monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("there is no madvise"))
     assert read_only_mappings(file) == []
     FilePages(file).after_load()
 
@@ -168,7 +168,7 @@ def test_a_file_numbered_differently_is_found_by_name(file: Path) -> None:
         "7f0000004000-7f0000005000 r--s 00000000 00:2f 78                         /lib/other.so\n",
         "VmFlags: rd mr\n",
     ]
-    assert list(pages._parse_smaps(lines, file)) == [
+    assert list(resident_pages._parse_smaps(lines, file)) == [
         Mapping(0x7F0000000000, 0x7F0000002000, 4096, random=True)
     ]
 
@@ -177,9 +177,9 @@ def test_a_region_of_macos_is_read() -> None:
     """struct proc_regionwithpathinfo: 96 bytes of region, 152 of vnode, 1024 of path."""
     region = struct.pack("<4IQ14I2Q", 5, 7, 0, 0, 0, *range(14), 0x104000000, 0x8000)
     data = region + bytes(152) + b"/models/e2b \xc3\xa4.gguf".ljust(1024, b"\0")
-    assert len(data) == pages_macos._SIZE
-    assert pages_macos.parse_region(data) == (0x104000000, 0x104008000, False, "/models/e2b ä.gguf")
-    assert pages_macos.parse_region(struct.pack("<I", 3) + data[4:])[2] is True
+    assert len(data) == resident_pages_macos._SIZE
+    assert resident_pages_macos.parse_region(data) == (0x104000000, 0x104008000, False, "/models/e2b ä.gguf")
+    assert resident_pages_macos.parse_region(struct.pack("<I", 3) + data[4:])[2] is True
 
 
 # Sessions
@@ -220,6 +220,6 @@ def test_a_closed_session_releases_nothing(
     session = Session(converted("e2b")["model"], projector=None, device="cpu", n_ctx=256)
     model = session._model
     session.close()
-    monkeypatch.setattr(pages, "_madvise", lambda: pytest.fail("released"))
+    monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("released"))
     model.pages.after_load()
     model.pages.after_decode(10 * ROWS_KEPT)

@@ -20,7 +20,7 @@ from reference import cases
 from gemma4_gguf.engine import projector as projector_module
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.projector import Projector
-from gemma4_gguf.engine.projector_fixes import GraphFixes
+from gemma4_gguf.engine.projector_patches import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
 from gemma4_gguf.files.model_file import check_model
 from gemma4_gguf.files.projector_file import check_layout
@@ -131,7 +131,7 @@ def test_unknown_features_are_left_alone(
     projector, samples = open_projector("e2b"), sweep(500)
     right = projector.encode_audio(samples)
     monkeypatch.setattr(
-        "gemma4_gguf.engine.projector_fixes.mel_energies", lambda x: np.ones((len(x) // 160 - 1, 128))
+        "gemma4_gguf.engine.projector_patches.mel_energies", lambda x: np.ones((len(x) // 160 - 1, 128))
     )
     alone = projector.encode_audio(samples)
     assert "stay as they are" in caplog.text
@@ -173,7 +173,7 @@ def test_ctrl_c_stops_a_picture_that_is_being_encoded(
 
     with monkeypatch.context() as patch:
         patch.setattr(GraphFixes, "_look", look)
-        patch.setattr("gemma4_gguf.engine.projector_fixes.STEP", 4)
+        patch.setattr("gemma4_gguf.engine.projector_patches.STEP", 4)
         with pytest.raises(KeyboardInterrupt):
             projector.encode_image(pixels)
         stopped_after, steps[0] = steps[0], 3

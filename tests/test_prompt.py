@@ -11,7 +11,7 @@ import pytest
 from nano_samples import SAMPLES, scene
 
 from gemma4_gguf import Audio, Image, Session, Video
-from gemma4_gguf.engine.memory import MediaSpan
+from gemma4_gguf.engine.kv_cache import MediaSpan
 from gemma4_gguf.errors import ContextFullError, MediaError, MessageError, TemplateError
 
 TOOL = {"type": "function", "function": {"name": "look", "description": "Looks", "parameters": {}}}

@@ -19,9 +19,9 @@ import pytest
 
 from gemma4_gguf.engine import context as context_module
 from gemma4_gguf.engine.context import Context
-from gemma4_gguf.engine.memory import Item, MediaSpan, SequencePool, SequenceState, n_positions
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequencePool, SequenceState, n_positions
 from gemma4_gguf.engine.model import Model
-from gemma4_gguf.engine.reuse import WORTH_A_DECODE
+from gemma4_gguf.engine.prefix_reuse import WORTH_A_DECODE
 from gemma4_gguf.files.model_file import check_model
 from gemma4_gguf.options import SessionOptions
 

@@ -18,9 +18,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a table of devices."""
     from gemma4_gguf.cli.output import print_json, print_table, size
-    from gemma4_gguf.engine.library import devices
+    from gemma4_gguf.engine.devices import list_devices
 
-    found = devices()
+    found = list_devices()
     if args.json:
         print_json([asdict(device) for device in found])
         return 0

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from gemma4_gguf.cpu_cores import physical_cores
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.batch import Batch
-from gemma4_gguf.engine.interrupt import Interrupt, contention
-from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, n_positions
+from gemma4_gguf.engine.compute_thread import Interrupt, contention
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequenceState, n_positions
 from gemma4_gguf.engine.model import Model
-from gemma4_gguf.engine.reuse import Reuse
+from gemma4_gguf.engine.prefix_reuse import Reuse
 from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import SessionOptions
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
@@ -91,7 +92,7 @@ class Context:
         params.n_batch = params.n_ubatch = self.n_batch
         params.n_seq_max = options.n_seq
         params.n_outputs_max = self.n_outputs
-        params.n_threads = params.n_threads_batch = options.n_threads or library.default_threads()
+        params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
         contention.expect(params.n_threads)
         params.type_k = params.type_v = _KV_TYPES[options.kv_type]
         params.flash_attn_type = _flash_attention(options)

@@ -12,18 +12,15 @@ import functools
 import importlib.metadata
 import logging
 import mmap
-import os
 import re
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma4_gguf.errors import DeviceError, EngineError
-from gemma4_gguf.options import Device
+from gemma4_gguf.errors import EngineError
 
 MINIMUM_VERSION = (0, 3, 36)
 DISTRIBUTION = "llama-cpp-python"
@@ -31,10 +28,6 @@ DISTRIBUTION = "llama-cpp-python"
 # enum ggml_log_level (ggml.h); 5 continues the line before.
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUE = 5
-# enum ggml_backend_dev_type (ggml-backend.h)
-_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator", 4: "meta"}
-# Names of llama.cpp's backends in lower case → names in our options, where they differ.
-_BACKENDS = {"hip": "rocm", "mtl": "metal"}
 
 # First version of each GCC that compiles ggml's AMX kernels right.
 _AMX_RIGHT_SINCE = {11: (11, 5), 12: (12, 4), 13: (13, 3)}
@@ -42,27 +35,6 @@ _AMX_RIGHT_SINCE = {11: (11, 5), 12: (12, 4), 13: (13, 3)}
 _log = logging.getLogger("gemma4_gguf.llama_cpp")
 logging.getLogger("gemma4_gguf").addHandler(logging.NullHandler())  # quiet unless the application asks
 _lock = threading.RLock()
-
-
-@dataclass(frozen=True)
-class DeviceInfo:
-    """One device that this build of llama.cpp can compute on.
-
-    Args:
-        name: as llama.cpp calls it, such as "CUDA0".
-        description: of the hardware.
-        backend: "cpu", "cuda", "metal", "rocm", "vulkan" or another name of llama.cpp's in lower case.
-        kind: "cpu", "gpu", "igpu", "accelerator" or "meta".
-        memory_bytes: in all; 0 where it is not known.
-        free_bytes: of it now.
-    """
-
-    name: str
-    description: str
-    backend: str
-    kind: str
-    memory_bytes: int
-    free_bytes: int
 
 
 def installed_version() -> tuple[int, ...]:
@@ -170,17 +142,6 @@ def ggml_build() -> tuple[str, str]:
     return known[0], known[1]
 
 
-def backends() -> tuple[str, ...]:
-    """What this build of llama.cpp can compute with, whether or not there is a device for it.
-
-    Returns:
-        Names as in `DeviceInfo.backend`.
-    """
-    llama()
-    get = _ggml("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
-    return tuple(_backend_name(get(i)) for i in range(_ggml("ggml_backend_reg_count", ctypes.c_size_t)()))
-
-
 # Log lines
 
 
@@ -230,74 +191,6 @@ def quote(lines: deque[str]) -> str:
 # Devices
 
 
-def devices() -> tuple[DeviceInfo, ...]:
-    """Every device that this build of llama.cpp can use, CPU included.
-
-    Raises:
-        EngineError: llama.cpp does not load.
-    """
-    return tuple(_describe(handle) for handle in _handles())
-
-
-def select_device(device: Device) -> tuple[Any, bool]:
-    """Turns the name of a device into what llama_model_params.devices takes.
-
-    Args:
-        device: as in SessionOptions.
-
-    Returns:
-        A NULL-terminated array of handles (None: every device), and whether layers can leave the CPU.
-
-    Raises:
-        DeviceError: this build has no such device.
-    """
-    handles = _handles()
-    infos = [_describe(handle) for handle in handles]
-    if device == "cpu":
-        return (ctypes.c_void_p * 1)(None), False
-    off_cpu = [i for i, info in enumerate(infos) if info.kind in ("gpu", "igpu")]
-    if device == "auto":
-        return None, bool(off_cpu)
-    chosen = [handles[i] for i in off_cpu if infos[i].backend == device]
-    if not chosen:
-        there = sorted({info.backend for info in infos})
-        raise DeviceError(
-            f"device={device!r}: this build of llama.cpp has {', '.join(there)}. "
-            f"Install a build of {DISTRIBUTION} for {device}, or take device='auto'."
-        )
-    return (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None), True
-
-
-def _handles() -> list[int]:
-    llama()
-    get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    return [get(i) for i in range(_ggml("ggml_backend_dev_count", ctypes.c_size_t)())]
-
-
-def _describe(handle: int) -> DeviceInfo:
-    pointer = ctypes.c_void_p
-    name = _ggml("ggml_backend_dev_name", ctypes.c_char_p, pointer)(handle)
-    description = _ggml("ggml_backend_dev_description", ctypes.c_char_p, pointer)(handle)
-    kind = _KINDS.get(_ggml("ggml_backend_dev_type", ctypes.c_int, pointer)(handle), "gpu")
-    registry = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)(handle)
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    size = ctypes.POINTER(ctypes.c_size_t)
-    _ggml("ggml_backend_dev_memory", None, pointer, size, size)(handle, free, total)
-    return DeviceInfo(
-        name=name.decode(errors="replace"),
-        description=description.decode(errors="replace"),
-        backend=_backend_name(registry),
-        kind=kind,
-        memory_bytes=total.value,
-        free_bytes=free.value,
-    )
-
-
-def _backend_name(registry: int) -> str:
-    name = _ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)(registry).decode().lower()
-    return _BACKENDS.get(name, name)
-
-
 def _base_path() -> str:
     """Directory of llama.cpp's libraries."""
     return str(llama()._base_path)
@@ -318,28 +211,3 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Any:
 
 
 # Threads
-
-
-def default_threads() -> int:
-    """Physical cores this process may use: hyper-threads and cores outside the cgroup only slow ggml down."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # macOS, Windows
-        return max(1, os.cpu_count() or 1)
-    cores = {_siblings(cpu) for cpu in allowed}
-    return max(1, min(len(cores), _cgroup_cores()))
-
-
-def _siblings(cpu: int) -> str:
-    try:
-        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
-    except OSError:
-        return str(cpu)
-
-
-def _cgroup_cores() -> int:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, round(int(quota) / int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
-        return os.cpu_count() or 1

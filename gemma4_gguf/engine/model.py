@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.pages import FilePages
+from gemma4_gguf.engine.devices import select_device
+from gemma4_gguf.engine.resident_pages import FilePages
 from gemma4_gguf.errors import EngineError, MessageError
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.options import Device
@@ -43,7 +44,7 @@ class Model:
         release_pages: bool = True,
     ) -> None:
         lib = library.llama()
-        devices, off_cpu = library.select_device(device)
+        devices, off_cpu = select_device(device)
         params = lib.llama_model_default_params()
         params.devices = ctypes.cast(devices, ctypes.c_void_p) if devices is not None else None
         params.n_gpu_layers = (_ALL_LAYERS if n_gpu_layers is None else n_gpu_layers) if off_cpu else 0

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.interrupt import compute
+from gemma4_gguf.engine.compute_thread import compute
 from gemma4_gguf.engine.model import path_bytes
-from gemma4_gguf.engine.projector_fixes import GraphFixes
+from gemma4_gguf.engine.projector_patches import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
 from gemma4_gguf.files.projector_file import check_layout
 from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE_HZ

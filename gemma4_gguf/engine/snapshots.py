@@ -9,33 +9,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gemma4_gguf.engine.kv_cache import Snapshot
+
 if TYPE_CHECKING:
-    from gemma4_gguf.engine.memory import SequenceState
+    from gemma4_gguf.engine.kv_cache import SequenceState
 
 WHOLE = 0  # LLAMA_STATE_SEQ_FLAGS_NONE
 WINDOW = 1  # LLAMA_STATE_SEQ_FLAGS_SWA_ONLY
 DEFAULT_BYTES = 256 << 20
 DEFAULT_COUNT = 2  # a member whose window is larger than DEFAULT_BYTES still gets so many
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The window before one place of a sequence.
-
-    Args:
-        n_items: items of the sequence before it.
-        n_past: their positions.
-        data: uint8 [n_bytes], as llama.cpp wrote it.
-    """
-
-    n_items: int
-    n_past: int
-    data: np.ndarray
 
 
 def state_bytes(lib: Any, handle: Any, number: int, flags: int) -> int:

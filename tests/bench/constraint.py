@@ -25,9 +25,9 @@ from typing import Any
 from decode import per_token
 
 from gemma4_gguf import Session, __version__
-from gemma4_gguf.engine import library
-from gemma4_gguf.engine.constraint import token_table
-from gemma4_gguf.engine.interrupt import compute
+from gemma4_gguf.cpu_cores import physical_cores
+from gemma4_gguf.engine.compute_thread import compute
+from gemma4_gguf.engine.guided_sampler import token_table
 from gemma4_gguf.errors import IncompleteReplyError
 
 PROMPT = "List the inhabitants of a small town as JSON."
@@ -52,7 +52,7 @@ SCHEMA: dict[str, Any] = {
 
 def main() -> None:
     options = _arguments()
-    threads = options.threads or library.default_threads()
+    threads = options.threads or physical_cores()
     with Session(options.model, projector=None, n_ctx=N_CTX, n_threads=threads) as session:
         start = time.perf_counter()
         token_table(session._model)

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from gemma4_gguf import Session, __version__
+from gemma4_gguf.cpu_cores import physical_cores
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.interrupt import compute
+from gemma4_gguf.engine.compute_thread import compute
 
 PROMPT = "Tell me a long story about a lighthouse."
 N_CTX = 2048
@@ -31,7 +32,7 @@ SEED = 1
 
 def main() -> None:
     options = _arguments()
-    threads = options.threads or library.default_threads()
+    threads = options.threads or physical_cores()
     with Session(
         options.model, projector=None, n_ctx=N_CTX, n_threads=threads, device=options.device
     ) as session:

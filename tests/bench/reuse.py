@@ -28,8 +28,8 @@ from unittest.mock import patch
 import numpy as np
 
 from gemma4_gguf import Chat, Image, Session, __version__
-from gemma4_gguf.engine import library
-from gemma4_gguf.engine.interrupt import compute
+from gemma4_gguf.cpu_cores import physical_cores
+from gemma4_gguf.engine.compute_thread import compute
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.templates import load
 
@@ -60,7 +60,7 @@ QUESTIONS = (
 
 def main() -> None:
     options = _arguments()
-    threads = options.threads or library.default_threads()
+    threads = options.threads or physical_cores()
     peer = Peer(options.model, options.projector, threads)
     settings: dict[str, Any] = {"n_ctx": N_CTX, "n_threads": threads, "device": "cpu"}
     cases: dict[str, Any] = {}

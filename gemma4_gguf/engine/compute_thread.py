@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from gemma4_gguf.engine.contention import Contention
+from gemma4_gguf.engine.openmp import Contention
 
 T = TypeVar("T")
 

@@ -12,11 +12,30 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gemma4_gguf.engine.snapshots import Snapshot
 from gemma4_gguf.errors import EngineError
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The window before one place of a sequence.
+
+    Args:
+        n_items: items of the sequence before it.
+        n_past: their positions.
+        data: uint8 [n_bytes], as llama.cpp wrote it.
+    """
+
+    n_items: int
+    n_past: int
+    data: np.ndarray
+
 
 WORTH_KEEPING = 32  # positions of a sequence; with fewer to lose it is used again
 

@@ -15,16 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gemma4_gguf.engine.memory import Item, MediaSpan, SequenceState, common_items, n_positions
-from gemma4_gguf.engine.snapshots import (
-    WHOLE,
-    WINDOW,
-    Snapshot,
-    SnapshotBudget,
-    read_state,
-    state_bytes,
-    write_state,
-)
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequenceState, Snapshot, common_items, n_positions
+from gemma4_gguf.engine.snapshots import WHOLE, WINDOW, SnapshotBudget, read_state, state_bytes, write_state
 from gemma4_gguf.errors import EngineError
 
 WORTH_A_SNAPSHOT = 32  # positions since the one before

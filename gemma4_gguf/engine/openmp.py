@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gemma4_gguf.cpu_cores import allowed_cpus
+
 _log = logging.getLogger(__name__)
 
 WINDOW_S = 0.25  # time over which load is measured
@@ -42,7 +44,7 @@ class Contention:
 
     def __init__(self) -> None:
         self._n_threads = 1
-        self._cores = _cores()
+        self._cores = allowed_cpus()
         self._last: tuple[float, float, float] | None = (
             None  # time, busy seconds of the cores, of this process
         )
@@ -132,12 +134,6 @@ def busy_seconds(lines: Iterable[str], cores: frozenset[int]) -> float:
             user, nice, system, _idle, _iowait, irq, softirq = map(int, numbers[:7])
             ticks += user + nice + system + irq + softirq
     return ticks / _TICKS_PER_S
-
-
-def _cores() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
 
 
 def _libraries() -> list[Any]:

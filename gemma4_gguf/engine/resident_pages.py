@@ -108,7 +108,7 @@ def read_only_mappings(path: Path) -> list[Mapping]:
             with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as lines:
                 return list(_parse_smaps(lines, path))
         if sys.platform == "darwin":
-            from gemma4_gguf.engine.pages_macos import mappings
+            from gemma4_gguf.engine.resident_pages_macos import mappings
 
             return [Mapping(start, stop) for start, stop in mappings(path)]
     except OSError:
