@@ -4,13 +4,13 @@
 purpose is a `Gemma4Error` from `gemma4_gguf.errors`.
 """
 
-from gemma4_gguf.boxes import Box, Point, draw_boxes, read_boxes, read_points
 from gemma4_gguf.chat import Chat
 from gemma4_gguf.errors import Gemma4Error
 from gemma4_gguf.options import SamplingOptions, SessionOptions
 from gemma4_gguf.reply.parser import parse_reply
 from gemma4_gguf.session import Session
-from gemma4_gguf.subtitles import format_segments
+from gemma4_gguf.tasks.boxes import Box, Point, draw_boxes, read_boxes, read_points
+from gemma4_gguf.tasks.subtitles import format_segments
 from gemma4_gguf.types import Audio, Chunk, Image, Reply, Segment, ToolCall, Usage, Video
 
 __version__ = "0.1.0"

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gemma4_gguf.boxes import Box, read_boxes
 from gemma4_gguf.errors import CheckpointError
 from gemma4_gguf.media.image import read_image
+from gemma4_gguf.tasks.boxes import Box, read_boxes
 from gemma4_gguf.types import Audio, Image
 
 REFERENCE = "reference.npz"

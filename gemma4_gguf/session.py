@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from gemma4_gguf.abilities import careful
 from gemma4_gguf.cpu_cores import physical_cores
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequencePool
@@ -23,8 +22,6 @@ from gemma4_gguf.files.model_file import ModelFacts, check_model
 from gemma4_gguf.files.pairing import paired_projector
 from gemma4_gguf.files.projector_file import ProjectorFacts
 from gemma4_gguf.generation import Engine, Generation, whole
-from gemma4_gguf.hearing import Hearing
-from gemma4_gguf.opening import renderer
 from gemma4_gguf.options import (
     SamplingOptions,
     SessionOptions,
@@ -33,13 +30,16 @@ from gemma4_gguf.options import (
     turn_options,
     with_overrides,
 )
-from gemma4_gguf.prompt import Prompt, Render, wrap_span, write_prompt
-from gemma4_gguf.requests import Message, check_messages, user_message
-from gemma4_gguf.rules import reply_rules
-from gemma4_gguf.seeing import Seeing
-from gemma4_gguf.spans import MediaEncoder
+from gemma4_gguf.prompt.media_spans import MediaEncoder
+from gemma4_gguf.prompt.messages import Message, check_messages, user_message
+from gemma4_gguf.prompt.template import Render, renderer
+from gemma4_gguf.prompt.tokens import Prompt, wrap_span, write_prompt
 from gemma4_gguf.special_tokens import Markers
+from gemma4_gguf.structured_output import reply_rules
 from gemma4_gguf.talking import Talking
+from gemma4_gguf.tasks.asks import careful
+from gemma4_gguf.tasks.speech import Hearing
+from gemma4_gguf.tasks.vision import Seeing
 from gemma4_gguf.tools import ToolLike, declarations
 from gemma4_gguf.types import Audio, Chunk, Image, ImageTokens, Part, Reply
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from gemma4_gguf.chat import Chat
-from gemma4_gguf.saved import load_chat
+from gemma4_gguf.chat_file import load_chat
 from gemma4_gguf.tools import ToolLike
-from gemma4_gguf.trimming import OnFull
+from gemma4_gguf.truncation import OnFull
 
 if TYPE_CHECKING:
     from gemma4_gguf.session import Session

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gemma4_gguf.boxes import Box, Point, draw_boxes, read_boxes, read_points
 from gemma4_gguf.errors import MediaError
+from gemma4_gguf.tasks.boxes import Box, Point, draw_boxes, read_boxes, read_points
 
 ONE = '{"box_2d": [100, 200, 300, 400], "label": "red circle"}'
 BOX = Box("red circle", 40.0, 10.0, 80.0, 30.0)  # of a picture 200 wide, 100 high

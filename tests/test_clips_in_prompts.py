@@ -13,7 +13,7 @@ from clips import clip
 from PIL import Image as PILImage
 from reference import cases
 
-import gemma4_gguf.spans as spans_module
+import gemma4_gguf.prompt.media_spans as spans_module
 from gemma4_gguf import Image, Session, Video
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan
 from gemma4_gguf.errors import ContextFullError, MediaError, MessageError

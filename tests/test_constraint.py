@@ -24,7 +24,7 @@ from gemma4_gguf.grammars.reader import parse_gbnf
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.reply.parser import ReplyParser
 from gemma4_gguf.special_tokens import Markers
-from gemma4_gguf.structured import as_constraint, tool_constraint
+from gemma4_gguf.structured_output import as_constraint, tool_constraint
 
 
 class Pet(BaseModel):

@@ -14,7 +14,7 @@ from nano_samples import GREEDY, scene
 from gemma4_gguf import Session, ToolCall
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import ContextFullError, OptionError
-from gemma4_gguf.generation import StopText
+from gemma4_gguf.reply.stop_text import StopText
 
 TOOL = {
     "type": "function",

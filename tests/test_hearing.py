@@ -19,7 +19,6 @@ from media_samples import speech, wav
 
 from gemma4_gguf import Audio, Chunk, Reply, Segment, Session, format_segments
 from gemma4_gguf.errors import MediaError, MessageError, OptionError
-from gemma4_gguf.hearing import Hearing, join_texts, question
 from gemma4_gguf.media.audio import (
     MAX_SAMPLES,
     MIN_SAMPLES,
@@ -29,6 +28,7 @@ from gemma4_gguf.media.audio import (
     load_pieces,
     sound_duration_s,
 )
+from gemma4_gguf.tasks.speech import Hearing, join_texts, question
 from gemma4_gguf.types import Part
 
 RATE = 16_000

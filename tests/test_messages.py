@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PILImage
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.requests import check_messages, media_parts, user_message
+from gemma4_gguf.prompt.messages import check_messages, media_parts, user_message
 from gemma4_gguf.types import Audio, Image, Video
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)

@@ -17,7 +17,7 @@ from nano.tasks_text import sum_dialogue
 from test_nano_data import tokenizer, voices  # noqa: F401 (fixtures)
 from tokenizers import Tokenizer
 
-from gemma4_gguf import hearing, seeing
+from gemma4_gguf.tasks import speech, vision
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def picture_block(encoder: Encoder, seed: int, n_questions: int = 3) -> Block:
 
 
 def test_what_the_session_asks_is_learned() -> None:
-    assert tasks_picture.SESSION_DETECT == seeing.DETECT_PROMPT
-    assert tasks_picture.SESSION_POINT == seeing.POINT_PROMPT
-    assert seeing.EVERYTHING in tasks_picture.EVERYTHING
-    assert seeing.DESCRIBE_PROMPTS["image"] in tasks_picture.DESCRIBE
-    assert seeing.DESCRIBE_PROMPTS["video"] in tasks_picture.MOTION
-    asked = hearing.TRANSCRIBE_PROMPT.format(language=hearing.SPOKEN_LANGUAGE)
+    assert tasks_picture.SESSION_DETECT == vision.DETECT_PROMPT
+    assert tasks_picture.SESSION_POINT == vision.POINT_PROMPT
+    assert vision.EVERYTHING in tasks_picture.EVERYTHING
+    assert vision.DESCRIBE_PROMPTS["image"] in tasks_picture.DESCRIBE
+    assert vision.DESCRIBE_PROMPTS["video"] in tasks_picture.MOTION
+    asked = speech.TRANSCRIBE_PROMPT.format(language=speech.SPOKEN_LANGUAGE)
     assert asked in tasks_sound.TRANSCRIBE
 
 

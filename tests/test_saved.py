@@ -16,11 +16,11 @@ from nano_samples import GREEDY, scene
 from PIL import Image as PILImage
 
 from gemma4_gguf import Audio, Chat, Image, Session, Video
+from gemma4_gguf.chat_file import Blobs, pack_messages, unpack_messages
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.kv_cache import Item, SequenceState
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import EngineError, MediaError, OutputError, SavedChatError
-from gemma4_gguf.packing import Blobs, pack_messages, unpack_messages
 
 EXACT: dict[str, Any] = {
     "device": "cpu",

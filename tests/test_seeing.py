@@ -16,8 +16,8 @@ from PIL import Image as PILImage
 from gemma4_gguf import Box, Chunk, Image, Point, Reply, Session, Video, draw_boxes
 from gemma4_gguf.errors import MediaError, MessageError, OptionError
 from gemma4_gguf.grammars import load
-from gemma4_gguf.requests import check_messages
-from gemma4_gguf.seeing import DESCRIBE_PROMPTS, DETECT_PROMPT, MAX_LIST_TOKENS, POINT_PROMPT, Seeing
+from gemma4_gguf.prompt.messages import check_messages
+from gemma4_gguf.tasks.vision import DESCRIBE_PROMPTS, DETECT_PROMPT, MAX_LIST_TOKENS, POINT_PROMPT, Seeing
 from gemma4_gguf.types import Part
 
 NANO_QUESTION: dict[str, Any] = {"prompt": "detect", "image_tokens": 70}  # what the small model was taught

@@ -11,8 +11,8 @@ from nano_samples import scene
 from gemma4_gguf import Session
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import ContextFullError, OptionError
-from gemma4_gguf.requests import Message
-from gemma4_gguf.trimming import drop_oldest, turn_starts, without_turns
+from gemma4_gguf.prompt.messages import Message
+from gemma4_gguf.truncation import drop_oldest, turn_starts, without_turns
 
 N_CTX = 800
 

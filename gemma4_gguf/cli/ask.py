@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, a thought dimmed to stderr."""
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
-    from gemma4_gguf.structured import as_constraint
+    from gemma4_gguf.structured_output import as_constraint
     from gemma4_gguf.types import Audio, Image, Part, Video
 
     schema = read_schema(args.schema)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options
-from gemma4_gguf.trimming import ON_FULL
+from gemma4_gguf.truncation import ON_FULL
 
 DESCRIPTION = """\
 Talk to a model. Type /help in the conversation for its commands: /image, /audio, /think, /save and others.

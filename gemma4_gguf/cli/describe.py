@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
     from gemma4_gguf.errors import OptionError
-    from gemma4_gguf.seeing import description
+    from gemma4_gguf.tasks.vision import description
     from gemma4_gguf.types import Video
 
     part, prompt = description(Path(args.file), args.prompt)

@@ -41,11 +41,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is found on stdout; tell about the drawing on stderr."""
-    from gemma4_gguf.boxes import draw_boxes
     from gemma4_gguf.cli.files import picture_format, save_picture
     from gemma4_gguf.cli.output import hint, print_json_rows, print_table
     from gemma4_gguf.cli.stream import open_session
     from gemma4_gguf.media.image import read_image
+    from gemma4_gguf.tasks.boxes import draw_boxes
 
     picture = read_image(Path(args.picture))  # before a model is loaded for nothing
     if args.out:

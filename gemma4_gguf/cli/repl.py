@@ -19,7 +19,7 @@ from gemma4_gguf.cli.stream import show
 from gemma4_gguf.errors import Gemma4Error
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.session import Session
-from gemma4_gguf.trimming import OnFull
+from gemma4_gguf.truncation import OnFull
 from gemma4_gguf.types import Audio, Image, Part, Video
 
 PROMPT = "\001\033[1;36m\002› \001\033[0m\002"  # \001 and \002 keep readline from counting the colours

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.files import growing_text, time_progress
     from gemma4_gguf.cli.stream import open_session
     from gemma4_gguf.media.audio import sound_duration_s
-    from gemma4_gguf.subtitles import format_segments
+    from gemma4_gguf.tasks.subtitles import format_segments
 
     out = None if args.out is None else Path(args.out)
     kind = _kind(args.format, out)

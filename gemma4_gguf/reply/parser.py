@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gemma4_gguf.repair import ReadCall, read_call, tool_schemas
 from gemma4_gguf.reply.lexer import THOUGHT_HEADER, Lexer, Piece, may_be_header
+from gemma4_gguf.reply.tool_call import ReadCall, read_call, tool_schemas
 from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
 from gemma4_gguf.types import Chunk, FinishReason, Reply, ToolCall, Usage
 

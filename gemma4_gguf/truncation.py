@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 from gemma4_gguf.errors import ContextFullError
-from gemma4_gguf.requests import Message
+from gemma4_gguf.prompt.messages import Message
 
 OnFull = Literal["error", "drop_oldest"]
 ON_FULL: tuple[OnFull, ...] = ("error", "drop_oldest")

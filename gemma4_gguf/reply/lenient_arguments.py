@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemma4_gguf.fitting import allows, deref, literal, only_text, properties, sub
+from gemma4_gguf.reply.argument_types import allows, deref, literal, only_text, properties, sub
 
 MAX_DEPTH = 64
 _SPACES = re.compile(r"\s*")

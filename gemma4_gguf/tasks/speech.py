@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.abilities import Asks, careful
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.languages import language_name
 from gemma4_gguf.media.audio import MAX_CLIP_S, SAMPLE_RATE_HZ, Piece, is_silent, load_pieces
+from gemma4_gguf.tasks.asks import Asks, careful
+from gemma4_gguf.tasks.languages import language_name
 from gemma4_gguf.types import Audio, Chunk, Reply, Segment
 
 if TYPE_CHECKING:

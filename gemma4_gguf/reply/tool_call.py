@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemma4_gguf.fitting import deref, fit, literal, parse_json, properties
-from gemma4_gguf.lenient import MAX_DEPTH, Lenient, Unreadable
+from gemma4_gguf.reply.argument_types import deref, fit, literal, parse_json, properties
+from gemma4_gguf.reply.lenient_arguments import MAX_DEPTH, Lenient, Unreadable
 from gemma4_gguf.reply.lexer import Piece
 
 _DELIMITER = '<|"|>'

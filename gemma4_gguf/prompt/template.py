@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemma4_gguf.files.model_file import ModelFacts
-from gemma4_gguf.prompt import Render
-from gemma4_gguf.requests import Message
+from gemma4_gguf.prompt.messages import Message
 from gemma4_gguf.templates import Renderer, load, words_before_calls
+
+# (messages, tools, thinking) → the conversation as text, with <bos> and the beginning of the model's turn
+Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool], str]
 
 
 def renderer(facts: ModelFacts) -> Render:

@@ -16,12 +16,11 @@ from typing import Any
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan, n_positions
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import GGUFError, TemplateError
-from gemma4_gguf.requests import Message, media_parts
-from gemma4_gguf.spans import Layout
+from gemma4_gguf.prompt.media_spans import Layout
+from gemma4_gguf.prompt.messages import Message, media_parts
+from gemma4_gguf.prompt.template import Render
 from gemma4_gguf.types import Audio, Image, ImageTokens, Video
 
-# (messages, tools, thinking) → the conversation as text, with <bos> and the beginning of the model's turn
-Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool], str]
 MakeLayout = Callable[[Image | Audio | Video, ImageTokens | None], Layout]
 
 _KINDS = ("image", "audio", "video")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.abilities import Asks, careful
-from gemma4_gguf.boxes import Box, Point, read_boxes, read_points
 from gemma4_gguf.errors import ContextFullError, IncompleteReplyError, MessageError
 from gemma4_gguf.grammars import load
 from gemma4_gguf.media.image import read_image
-from gemma4_gguf.requests import user_message
+from gemma4_gguf.prompt.messages import user_message
+from gemma4_gguf.tasks.asks import Asks, careful
+from gemma4_gguf.tasks.boxes import Box, Point, read_boxes, read_points
 from gemma4_gguf.types import Audio, Image, Reply, Video
 
 if TYPE_CHECKING:

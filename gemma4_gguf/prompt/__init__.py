@@ -1,0 +1,1 @@
+"""From messages to what the model reads: token ids and media spans."""

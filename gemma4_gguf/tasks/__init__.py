@@ -1,0 +1,1 @@
+"""What a session is asked for most: boxes, descriptions, transcripts."""
