@@ -19,10 +19,10 @@ from typing import Any
 from PIL import Image as PILImage
 from pydantic import BaseModel
 
-from gemma4_gguf.bundled import bundled_checkpoint
 from gemma4_gguf.convert import convert_checkpoint
 from gemma4_gguf.convert.progress import ProgressCallback
 from gemma4_gguf.errors import CheckpointError, OutputError
+from gemma4_gguf.nano.bundled import bundled_checkpoint
 from gemma4_gguf.session import Session
 from gemma4_gguf.tasks.boxes import Box, draw_boxes
 

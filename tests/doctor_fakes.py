@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gemma4_gguf.advice import Library
-from gemma4_gguf.machine import Card, Machine, Place
+from gemma4_gguf.doctor.host import Card, Machine, Place
+from gemma4_gguf.doctor.report import Library
 
 CPU = {"name": "CPU", "description": "A processor", "backend": "cpu", "kind": "cpu"}
 CUDA = {"name": "CUDA0", "description": "NVIDIA H200", "backend": "cuda", "kind": "gpu"}

@@ -13,11 +13,10 @@ import pytest
 from doctor_fakes import AVX2_BUILD, CUDA, NVIDIA, library, machine
 from packaging.requirements import Requirement
 
-from gemma4_gguf import machine as machines
-from gemma4_gguf.advice import Advice, advise, build_command, signal_name
-from gemma4_gguf.doctor import DeviceReport
-from gemma4_gguf.examination import Check
-from gemma4_gguf.machine import (
+from gemma4_gguf.doctor import host as machines
+from gemma4_gguf.doctor.advice import advise, build_command
+from gemma4_gguf.doctor.child_process import signal_name
+from gemma4_gguf.doctor.host import (
     TRIED,
     TRIED_PYTHONS,
     Card,
@@ -27,6 +26,7 @@ from gemma4_gguf.machine import (
     look_around,
     place,
 )
+from gemma4_gguf.doctor.report import Advice, Check, DeviceReport
 
 RIGHT = DeviceReport("cpu", ("A processor",), (Check("text", "F32", True, "KL 1e-07"),))
 WRONG = (Check("text", "F32", False, "KL 2.0"), Check("answer, text", "Q4_K_M", False, "86", "85"))

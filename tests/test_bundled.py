@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from gemma4_gguf import Box, bundled, demo
-from gemma4_gguf.bundled import CHECKSUMS, bundled_checkpoint, check_files, write_checksums
+from gemma4_gguf import Box, demo
 from gemma4_gguf.cli.main import main
 from gemma4_gguf.errors import CheckpointError, OutputError
+from gemma4_gguf.nano import bundled
+from gemma4_gguf.nano.bundled import CHECKSUMS, bundled_checkpoint, check_files, write_checksums
 
-NANO = Path(bundled.__file__).parent / "nano"
+NANO = Path(bundled.__file__).parent
 LISTED: list[str] = sorted(json.loads((NANO / CHECKSUMS).read_text("utf-8")))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gemma4_gguf
-from gemma4_gguf.expected import Reference, load_reference
+from gemma4_gguf.doctor.reference import Reference, load_reference
 
 pytestmark = pytest.mark.reference
 NANO = Path(gemma4_gguf.__file__).parent / "nano"

@@ -18,16 +18,17 @@ import pytest
 from doctor_fakes import CHECK, child
 from PIL import Image as PILImage
 
-from gemma4_gguf import doctor, examination
-from gemma4_gguf.bundled import write_checksums
 from gemma4_gguf.cli.doctor import show_report
 from gemma4_gguf.cli.main import main
-from gemma4_gguf.doctor import DeviceReport, Report, examine_machine
+from gemma4_gguf.doctor import child_process, device_process, doctor
+from gemma4_gguf.doctor.doctor import examine_machine
+from gemma4_gguf.doctor.reference import Embedding, Medium, Question, load_reference
+from gemma4_gguf.doctor.report import Check, DeviceReport, Report, Speed
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.examination import Check, Speed
-from gemma4_gguf.expected import Embedding, Medium, Question, load_reference
+from gemma4_gguf.nano import bundled
+from gemma4_gguf.nano.bundled import write_checksums
 
-NANO = Path(doctor.__file__).parent / "nano"
+NANO = Path(bundled.__file__).parent
 ONE_THREAD = ("OMP_THREAD_LIMIT", "1")  # spinning threads are slow where other tests run
 
 
@@ -79,8 +80,8 @@ def test_this_installation_is_right(report: Report) -> None:
 def test_the_bounds_have_room_on_both_sides(report: Report) -> None:
     for check in report.devices[0].checks:
         values = {name: value or 0.0 for name, value in check.values.items()}
-        assert values.get("mean_kl", 0) < 0.75 * examination.MEAN_KL[check.model]
-        assert 1 - values.get("least_cosine", 1) < (1 - examination.MIN_COSINE) / 2
+        assert values.get("mean_kl", 0) < 0.75 * device_process.MEAN_KL[check.model]
+        assert 1 - values.get("least_cosine", 1) < (1 - device_process.MIN_COSINE) / 2
 
 
 def test_a_report_is_json_with_everything_in_it(report: Report) -> None:
@@ -162,7 +163,7 @@ def test_what_a_device_computes_wrong_is_told_with_the_way_round_it(
 def test_a_child_that_does_not_end_well_is_told(
     code: str, told: str, fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "SILENCE_S", 1.0)
+    monkeypatch.setattr(child_process, "SILENCE_S", 1.0)
     fake(cuda=code)
     cpu, cuda = examine_machine().devices
     assert cpu.right and told in cuda.failure and not cuda.right
@@ -256,8 +257,8 @@ def test_divergence_tells_wrong_numbers_from_right_ones() -> None:
     for row, tokens, values in zip(numbers.rows, numbers.tokens, numbers.log_probabilities, strict=True):
         logits[row, tokens] = values
     assert numbers.divergence(logits).max() < 1e-6
-    assert numbers.divergence(logits * np.float32(1.05)).mean() > examination.MEAN_KL["F32"]
-    assert numbers.divergence(np.roll(logits, 1, axis=1)).mean() > examination.MEAN_KL["Q4_K_M"]
+    assert numbers.divergence(logits * np.float32(1.05)).mean() > device_process.MEAN_KL["F32"]
+    assert numbers.divergence(np.roll(logits, 1, axis=1)).mean() > device_process.MEAN_KL["Q4_K_M"]
     logits[numbers.rows[0], 7] = np.nan
     assert numbers.divergence(logits)[0] == np.inf
 
@@ -267,7 +268,7 @@ def test_cosines_tell_wrong_embeddings_from_right_ones() -> None:
     embedding = Embedding(Medium("picture", "x.png"), vectors)
     right = vectors.astype(np.float32)
     assert embedding.cosines(right * 2).min() > 0.999999
-    assert embedding.cosines(np.roll(right, 1, axis=0)).min() < examination.MIN_COSINE
+    assert embedding.cosines(np.roll(right, 1, axis=0)).min() < device_process.MIN_COSINE
     assert embedding.cosines(right[:4]).tolist() == [-1.0]
     right[2, 3] = np.nan
     assert embedding.cosines(right)[2] == -1.0

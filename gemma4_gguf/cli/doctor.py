@@ -16,9 +16,9 @@ from gemma4_gguf.cli.output import print_json, screen, size
 from gemma4_gguf.options import Device
 
 if TYPE_CHECKING:
-    from gemma4_gguf.doctor import DoctorProgress, Report
-    from gemma4_gguf.examination import Check
-    from gemma4_gguf.machine import Machine
+    from gemma4_gguf.doctor.doctor import DoctorProgress
+    from gemma4_gguf.doctor.host import Machine
+    from gemma4_gguf.doctor.report import Check, Report
 
 WIDE = 90  # columns from which what was needed has a column of its own
 
@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found on stdout, and what is under way on stderr."""
-    from gemma4_gguf.doctor import examine_machine
+    from gemma4_gguf.doctor.doctor import examine_machine
 
     with _progress(quiet=args.json) as show:
         report = examine_machine(args.device, progress=show)

@@ -26,8 +26,7 @@ from reference.record import load_exactly
 from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
-from gemma4_gguf.bundled import write_checksums
-from gemma4_gguf.expected import (
+from gemma4_gguf.doctor.reference import (
     Embedding,
     Medium,
     Numbers,
@@ -38,6 +37,7 @@ from gemma4_gguf.expected import (
     save_reference,
 )
 from gemma4_gguf.media.audio import load_audio
+from gemma4_gguf.nano.bundled import write_checksums
 from gemma4_gguf.tasks.boxes import read_boxes
 from gemma4_gguf.templates import Renderer, load
 

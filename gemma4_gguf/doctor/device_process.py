@@ -5,7 +5,7 @@
     device NAME CHECKPOINT FOLDER         examine
 
 Each line on stdout is one JSON object, written as soon as it is known, so that a crash takes nothing with it.
-`gemma4_gguf.doctor` starts these and reads them.
+`gemma4_gguf.doctor.doctor` starts these and reads them.
 
 Bounds, with what was measured on a CPU for the first bundled checkpoint. F32: KL 1e-7 on average, 3e-6 at
 most; 3e-6 and 7e-5 when every weight is rounded to BF16; a soft cap of 25 for 30: 7e-5, a window of 480 for
@@ -19,16 +19,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from gemma4_gguf.convert import convert_checkpoint
+from gemma4_gguf.doctor.reference import Embedding, Numbers, Question, Reference, load_reference
+from gemma4_gguf.doctor.report import Check, Speed
 from gemma4_gguf.engine import devices, library
 from gemma4_gguf.errors import Gemma4Error, OptionError
-from gemma4_gguf.expected import Embedding, Numbers, Question, Reference, load_reference
 from gemma4_gguf.options import Device
 from gemma4_gguf.session import Session
 
@@ -45,40 +46,6 @@ N_CTX = 2048
 MAX_TOKENS = 200
 SPEED_TOKENS = 64
 SPEED_TEXT = "one two three four five six seven eight nine ten " * 30
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at on a device.
-
-    Args:
-        name: what, in a word or two.
-        model: type of the model file.
-        right: it is as it should be.
-        found: in words.
-        needed: in words; "" where `found` says it all.
-        values: the same as numbers; None for what is none.
-    """
-
-    name: str
-    model: str
-    right: bool
-    found: str
-    needed: str = ""
-    values: dict[str, float | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens a second of the small model; they compare devices, and say nothing about larger models.
-
-    Args:
-        prompt: tokens read.
-        decode: tokens written.
-    """
-
-    prompt: float
-    decode: float
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
+from gemma4_gguf.doctor.host import TRIED, TRIED_PYTHONS, Card, Machine
+from gemma4_gguf.doctor.report import Advice, DeviceReport, Library
 from gemma4_gguf.engine.library import DISTRIBUTION, MINIMUM_VERSION
-from gemma4_gguf.machine import INSTRUCTION_SETS, TRIED, TRIED_PYTHONS, Card, Machine
-
-if TYPE_CHECKING:
-    from gemma4_gguf.doctor import DeviceReport
 
 LEAST_FREE_BYTES = 5_000_000_000  # an E2B as Q4_K_M takes 3.4 GB, its projector 1 GB
 NEEDED = f'"{DISTRIBUTION}>={".".join(map(str, MINIMUM_VERSION))}"'
@@ -32,54 +27,6 @@ _EXPECTED = ("AVX", "AVX2", "FMA", "F16C", "AVX512", "NEON", "DOTPROD", "MATMUL_
 _X86_OPTIONS = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "AVX512_BF16")
 _REPORT = "Please report it with the output of gemma4-gguf doctor --json."
 _ILLEGAL = ("SIGILL", "0xC000001D")
-
-
-@dataclass(frozen=True)
-class Library:
-    """The installed llama.cpp.
-
-    Args:
-        llama_cpp_python: version of its Python package; "" if it does not tell.
-        ggml: version of its tensor library.
-        commit: of the source it was built from.
-        system_info: instruction sets and options it was built with, as it prints them.
-        amx_fault: the compiler that made its AMX kernels unusable; "" if none did.
-        backends: what it was built for.
-        devices: fields of `DeviceInfo`.
-        failure: why it does not load, in a sentence; "" if it does.
-    """
-
-    llama_cpp_python: str = ""
-    ggml: str = ""
-    commit: str = ""
-    system_info: str = ""
-    amx_fault: str = ""
-    backends: tuple[str, ...] = ()
-    devices: tuple[dict[str, Any], ...] = field(default_factory=tuple)
-    failure: str = ""
-
-    @property
-    def instruction_sets(self) -> tuple[str, ...]:
-        """That the processor's part was built with."""
-        words = self.system_info.replace("=", " ").split()
-        return tuple(name for name in INSTRUCTION_SETS if name in words)
-
-
-@dataclass(frozen=True)
-class Advice:
-    """Something to change.
-
-    Args:
-        wrong: nothing can be trusted or used before; otherwise it would only be better.
-        what: is the case.
-        todo: in a sentence; "" where `what` says it.
-        command: that does it; "" without one.
-    """
-
-    wrong: bool
-    what: str
-    todo: str = ""
-    command: str = ""
 
 
 def advise(machine: Machine, library: Library, devices: Sequence[DeviceReport]) -> list[Advice]:
@@ -110,22 +57,6 @@ def build_command(options: str = "", *, platform: str = sys.platform) -> str:
     if platform == "win32":
         return f'$env:CMAKE_ARGS="{options}"; {install}'
     return f'CMAKE_ARGS="{options}" {install}'
-
-
-def signal_name(returncode: int) -> str:
-    """How a process ended, for people: "signal 6 (SIGABRT)" or "exit code 3".
-
-    Args:
-        returncode: as `subprocess` gives it.
-    """
-    if returncode < 0:
-        try:
-            return f"signal {-returncode} ({signal.Signals(-returncode).name})"
-        except ValueError:
-            return f"signal {-returncode}"
-    if returncode >= 0x8000_0000:  # Windows
-        return f"exit code 0x{returncode:08X}"
-    return f"exit code {returncode}"
 
 
 def _about_library(library: Library) -> Iterator[Advice]:

@@ -1,0 +1,1 @@
+"""Is this installation right, and on which devices."""
