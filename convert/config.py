@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gemma4_gguf.convert.section import Section
-from gemma4_gguf.convert.towers import (
+from gemma4_gguf.convert.config_towers import (
     AudioConfig,
     UnifiedAudioConfig,
     UnifiedVisionConfig,
@@ -22,6 +21,7 @@ from gemma4_gguf.convert.towers import (
     parse_unified_vision,
     parse_vision,
 )
+from gemma4_gguf.convert.json_section import Section
 from gemma4_gguf.errors import ConfigError
 
 # Architecture → whether it is unified (12B), a drafter, or text only.

@@ -19,8 +19,13 @@ from gguf.utility import size_label
 
 from gemma4_gguf.convert.checkpoint import Checkpoint
 from gemma4_gguf.convert.config import ModelConfig
-from gemma4_gguf.convert.tensors import MappedTensor
-from gemma4_gguf.convert.towers import AudioConfig, UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig
+from gemma4_gguf.convert.config_towers import (
+    AudioConfig,
+    UnifiedAudioConfig,
+    UnifiedVisionConfig,
+    VisionConfig,
+)
+from gemma4_gguf.convert.tensor_specs import MappedTensor
 from gemma4_gguf.errors import CheckpointError, ConfigError
 from gemma4_gguf.files.gguf_header import Field
 

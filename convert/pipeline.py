@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma4_gguf.convert.blocks import is_quantized
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from gemma4_gguf.convert.ggml_encoder import is_quantized
 from gemma4_gguf.convert.plan import plan_model, plan_projector
 from gemma4_gguf.convert.progress import ProgressCallback
-from gemma4_gguf.convert.recipe import (
+from gemma4_gguf.convert.quant_rules import (
     TensorType,
     converter_type,
     ggml_shape,
@@ -19,7 +19,7 @@ from gemma4_gguf.convert.recipe import (
     quantizer_types,
     recipe_fields,
 )
-from gemma4_gguf.convert.tensors import FilePlan, MappedTensor
+from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
 from gemma4_gguf.files.quant_types import QUANT_TYPES, QuantType, quant_type

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from gemma4_gguf.convert.audio import audio_specs
 from gemma4_gguf.convert.checkpoint import CONFIG, Checkpoint
 from gemma4_gguf.convert.config import ModelConfig, parse_config
 from gemma4_gguf.convert.metadata import (
@@ -18,13 +17,13 @@ from gemma4_gguf.convert.metadata import (
     suppressed_fields,
     text_fields,
 )
-from gemma4_gguf.convert.names import by_canonical_name
 from gemma4_gguf.convert.safetensors import SourceTensor
-from gemma4_gguf.convert.specs import Spec
-from gemma4_gguf.convert.tensors import FilePlan, MappedTensor
-from gemma4_gguf.convert.text import rope_factors, text_specs
-from gemma4_gguf.convert.vision import vision_specs
-from gemma4_gguf.convert.vocabulary import chat_template, read_vocabulary, vocabulary_fields
+from gemma4_gguf.convert.tensor_names import by_canonical_name
+from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor, Spec
+from gemma4_gguf.convert.tensors_audio import audio_specs
+from gemma4_gguf.convert.tensors_text import rope_factors, text_specs
+from gemma4_gguf.convert.tensors_vision import vision_specs
+from gemma4_gguf.convert.tokenizer import chat_template, read_vocabulary, vocabulary_fields
 from gemma4_gguf.errors import TensorError
 
 log = logging.getLogger(__name__)

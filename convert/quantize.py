@@ -9,9 +9,15 @@ import functools
 import re
 from pathlib import Path
 
-from gemma4_gguf.convert.blocks import SOURCE_TYPES, is_quantized
+from gemma4_gguf.convert.ggml_encoder import SOURCE_TYPES, is_quantized
 from gemma4_gguf.convert.progress import ProgressCallback
-from gemma4_gguf.convert.recipe import TensorType, ggml_shape, model_shape, quantizer_types, recipe_fields
+from gemma4_gguf.convert.quant_rules import (
+    TensorType,
+    ggml_shape,
+    model_shape,
+    quantizer_types,
+    recipe_fields,
+)
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.errors import OutputError, QuantTypeError
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type

@@ -11,12 +11,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from gemma4_gguf.convert.tensors import RawType
 from gemma4_gguf.errors import CheckpointError, TensorError
+
+RawType = Literal["F32", "F16", "BF16"]
+
 
 # Limit of the reference implementation (safetensors, tensor.rs, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from gemma4_gguf.convert.blocks import FLOAT_TYPES, BlockEncoder, first_bad_row, is_quantized, row_bytes
+from gemma4_gguf.convert.ggml_encoder import FLOAT_TYPES, BlockEncoder, first_bad_row, is_quantized, row_bytes
 from gemma4_gguf.convert.progress import Progress, ProgressCallback
 from gemma4_gguf.cpu_cores import logical_cores
 from gemma4_gguf.errors import TensorError

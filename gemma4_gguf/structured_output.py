@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from gemma4_gguf.engine.guided_sampler import Guide, Start, token_table
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import IncompleteReplyError, InvalidReplyError, OptionError, SchemaError
-from gemma4_gguf.grammars.convert import pattern_grammar, schema_grammar, tools_grammar, type_schema
-from gemma4_gguf.grammars.ir import Grammar, Text, either
-from gemma4_gguf.grammars.reader import parse_gbnf
+from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
+from gemma4_gguf.grammars.grammar import Grammar, Text, either
+from gemma4_gguf.grammars.sources import pattern_grammar, schema_grammar, tools_grammar, type_schema
 from gemma4_gguf.options import ToolOptions
 from gemma4_gguf.special_tokens import Markers
 from gemma4_gguf.types import FinishReason, Reply

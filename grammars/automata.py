@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gemma4_gguf.grammars.ir import (
+from gemma4_gguf.grammars.grammar import (
     EMPTY,
     MAX_CODE,
     Chars,

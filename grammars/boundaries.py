@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gemma4_gguf.grammars.automata import Automaton, TooLarge, build
-from gemma4_gguf.grammars.ir import Chars, Either, Node, Ref, Repeat, Seq, char_set, common, either, seq
+from gemma4_gguf.grammars.grammar import Chars, Either, Node, Ref, Repeat, Seq, char_set, common, either, seq
 
 _MAX_STATES = 400
 _NONE = Chars(())

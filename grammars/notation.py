@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.files import load
-from gemma4_gguf.grammars.ir import (
+from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
+from gemma4_gguf.grammars.grammar import (
     EMPTY,
     MAX_CODE,
     Chars,
@@ -27,8 +27,8 @@ from gemma4_gguf.grammars.ir import (
     either,
     seq,
 )
-from gemma4_gguf.grammars.pattern import ANYTHING
-from gemma4_gguf.grammars.reader import parse_gbnf
+from gemma4_gguf.grammars.regex import ANYTHING
+from gemma4_gguf.grammars.shipped import load
 
 
 class Notation(Protocol):

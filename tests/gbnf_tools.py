@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from gemma4_gguf.grammars.ir import Chars, Either, Grammar, Ref, Repeat, Seq, Text
-from gemma4_gguf.grammars.reader import parse_gbnf
+from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
+from gemma4_gguf.grammars.grammar import Chars, Either, Grammar, Ref, Repeat, Seq, Text
 
 
 class Judge:

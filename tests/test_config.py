@@ -13,7 +13,7 @@ import pytest
 from tiny_config import MEMBERS, member_config
 
 from gemma4_gguf.convert import config as config_module
-from gemma4_gguf.convert import towers
+from gemma4_gguf.convert import config_towers
 from gemma4_gguf.convert.config import ARCHITECTURES, ModelConfig, parse_config
 from gemma4_gguf.errors import ConfigError
 
@@ -84,7 +84,7 @@ def test_a_missing_key_is_named_with_its_file(member: str) -> None:
 
 
 def test_config_classes_have_no_defaults() -> None:
-    for module in (config_module, towers):
+    for module in (config_module, config_towers):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         annotated = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for node in node.body]
         assert [

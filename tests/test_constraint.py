@@ -19,8 +19,8 @@ from gemma4_gguf import Session
 from gemma4_gguf.engine.guided_sampler import Guide, GuidedSampler, token_table
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import GrammarError, IncompleteReplyError, InvalidReplyError, SchemaError
-from gemma4_gguf.grammars.convert import schema_grammar
-from gemma4_gguf.grammars.reader import parse_gbnf
+from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
+from gemma4_gguf.grammars.sources import schema_grammar
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.reply.parser import ReplyParser
 from gemma4_gguf.special_tokens import Markers

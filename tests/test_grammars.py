@@ -16,10 +16,10 @@ from llama_judge import LlamaJudge, LlamaVocab
 from gemma4_gguf import grammars
 from gemma4_gguf.errors import GrammarError, SchemaError
 from gemma4_gguf.grammars.automata import TooLarge, build, length_range, shorten, to_node
-from gemma4_gguf.grammars.files import NAMES
-from gemma4_gguf.grammars.ir import Chars, Grammar, Ref, Repeat, Text, char_set, complement, either, seq
-from gemma4_gguf.grammars.pattern import parse_pattern
-from gemma4_gguf.grammars.reader import parse_gbnf
+from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
+from gemma4_gguf.grammars.grammar import Chars, Grammar, Ref, Repeat, Text, char_set, complement, either, seq
+from gemma4_gguf.grammars.regex import parse_pattern
+from gemma4_gguf.grammars.shipped import NAMES
 from gemma4_gguf.reply.parser import parse_reply
 
 

@@ -16,11 +16,10 @@ import tiny
 from tiny_config import MEMBERS
 
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
-from gemma4_gguf.convert.names import canonical
 from gemma4_gguf.convert.plan import plan_model, plan_projector
 from gemma4_gguf.convert.safetensors import SourceTensor
-from gemma4_gguf.convert.specs import to_float32
-from gemma4_gguf.convert.tensors import FilePlan, MappedTensor
+from gemma4_gguf.convert.tensor_names import canonical
+from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor, to_float32
 from gemma4_gguf.errors import TensorError
 
 

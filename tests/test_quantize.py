@@ -12,7 +12,7 @@ import pytest
 from llama_quantize import quantize, quantize_in_child
 
 from gemma4_gguf.convert import convert_checkpoint, quantize_file
-from gemma4_gguf.convert.recipe import ModelShape, TensorType, converter_type, quantizer_types
+from gemma4_gguf.convert.quant_rules import ModelShape, TensorType, converter_type, quantizer_types
 from gemma4_gguf.errors import GGUFError, OutputError, QuantTypeError, TensorError
 from gemma4_gguf.files.gguf_reader import open_gguf
 from gemma4_gguf.files.quant_types import PROJECTOR_QUANTS, QUANT_TYPES, quant_type

@@ -130,7 +130,7 @@ def test_templates_are_files_and_not_strings(path: Path) -> None:
 
 @by_file
 def test_ctypes_stays_in_the_thin_layers(path: Path) -> None:
-    allowed = name_of(path).startswith("gemma4_gguf/engine/") or name_of(path) == "convert/blocks.py"
+    allowed = name_of(path).startswith("gemma4_gguf/engine/") or name_of(path) == "convert/ggml_encoder.py"
     imports = re.findall(r"^\s*(?:import|from) ctypes", path.read_text("utf-8"), re.M)
     assert not imports or allowed, f"{name_of(path)} imports ctypes"
 

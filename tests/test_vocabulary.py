@@ -14,7 +14,7 @@ import pytest
 
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from gemma4_gguf.convert.plan import plan_model, plan_projector
-from gemma4_gguf.convert.vocabulary import (
+from gemma4_gguf.convert.tokenizer import (
     BYTE,
     CONTROL,
     NORMAL,

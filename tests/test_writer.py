@@ -12,7 +12,7 @@ import pytest
 from output_files import FIELDS, names, numbers, output, tensor
 
 from gemma4_gguf.convert import writer
-from gemma4_gguf.convert.blocks import BlockEncoder, first_bad_row
+from gemma4_gguf.convert.ggml_encoder import BlockEncoder, first_bad_row
 from gemma4_gguf.convert.progress import Progress
 from gemma4_gguf.convert.writer import write_files
 from gemma4_gguf.errors import TensorError
@@ -108,7 +108,7 @@ def test_memory_is_bounded_by_slices(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 import numpy as np
-from gemma4_gguf.convert.blocks import BlockEncoder
+from gemma4_gguf.convert.ggml_encoder import BlockEncoder
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 BlockEncoder(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,8 @@
 """A context: the key/value cache of several conversations, and the decoding of tokens and embeddings into it.
 
 Three things differ from llama.cpp's defaults. The cache is windowed (swa_full off), which the ledger in
-`memory` accounts for. One micro-batch holds the largest picture where its tokens must see each other. Only a
-few rows of logits are reserved, since one row of 262,144 takes a megabyte.
+`kv_cache` accounts for. One micro-batch holds the largest picture where its tokens must see each other. Only
+a few rows of logits are reserved, since one row of 262,144 takes a megabyte.
 """
 
 from __future__ import annotations

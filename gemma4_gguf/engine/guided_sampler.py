@@ -19,8 +19,8 @@ from gemma4_gguf.engine import library
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import EngineError, GrammarError
-from gemma4_gguf.grammars.ir import Grammar
-from gemma4_gguf.grammars.lark import to_lark
+from gemma4_gguf.grammars.grammar import Grammar
+from gemma4_gguf.grammars.lark_writer import to_lark
 from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
 
 # llama_token_attr (llama.h): what llguidance must not take for text

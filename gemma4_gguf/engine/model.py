@@ -25,7 +25,7 @@ class Model:
     """Owns a llama_model. Close it after every context and projector made from it.
 
     Args:
-        facts: of the file, from `checks.check_model`.
+        facts: of the file, from `model_file.check_model`.
         device: where the layers run.
         n_gpu_layers: layers on that device; None places all of them (none on the CPU).
         release_pages: as in SessionOptions.

@@ -1,7 +1,7 @@
 """What callers hand in → one checked form: OpenAI-shaped messages and loose parts.
 
 Checked messages are plain dicts in OpenAI's shape, except that media parts hold the value types of
-`messages`: {"type": "text", "text": …}, {"type": "image", "image": Image}, {"type": "audio", "audio":
+`types`: {"type": "text", "text": …}, {"type": "image", "image": Image}, {"type": "audio", "audio":
 Audio}. Tool calls carry their arguments as objects. Checking twice changes nothing. Every refusal names the
 place, such as messages[2].content[0].
 """

@@ -62,7 +62,7 @@ def write_prompt(
 
     Args:
         model: whose vocabulary is used.
-        messages: from `requests.check_messages`.
+        messages: from `messages.check_messages`.
         render: the model's template.
         lay_out: prepares one picture, sound or clip.
         tools: OpenAI tool dicts.

@@ -2,7 +2,7 @@
 
 Gemma 4 writes `<|channel>thought`, a newline, the thought and `<channel|>`; a call is
 `<|tool_call>call:name{key:<|"|>text<|"|>}<tool_call|>`. Nothing is lost and nothing raises: a call that
-`repair.read_call` cannot read comes back as text with a warning. Joined chunks equal the finished `Reply`.
+`tool_call.read_call` cannot read comes back as text with a warning. Joined chunks equal the finished `Reply`.
 """
 
 from __future__ import annotations

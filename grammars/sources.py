@@ -7,11 +7,11 @@ from typing import Any
 
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.automata import TooLarge, build, to_node
-from gemma4_gguf.grammars.compiler import Compiler
-from gemma4_gguf.grammars.ir import Grammar, Node, Ref, Repeat, Text, either, seq
+from gemma4_gguf.grammars.grammar import Grammar, Node, Ref, Repeat, Text, either, seq
 from gemma4_gguf.grammars.notation import Json, Native
-from gemma4_gguf.grammars.pattern import parse_pattern
-from gemma4_gguf.grammars.texts import blurred, counted
+from gemma4_gguf.grammars.regex import parse_pattern
+from gemma4_gguf.grammars.schema_compiler import Compiler
+from gemma4_gguf.grammars.schema_strings import blurred, counted
 
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
 _DECIMAL_LIMITS = ("multiple_of", "le", "ge", "lt", "gt", "max_digits", "decimal_places")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemma4_gguf.errors import GrammarError
-from gemma4_gguf.grammars.ir import (
+from gemma4_gguf.grammars.grammar import (
     EMPTY,
     MAX_CODE,
     Chars,

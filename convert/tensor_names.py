@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from gemma4_gguf.convert.safetensors import SourceTensor
-from gemma4_gguf.convert.tensors import ForcedType
 from gemma4_gguf.errors import TensorError
+
+# "F16_OR_F32" is F16 in a file of type F16 and F32 in every other file: the patch embedding of a projector.
+ForcedType = Literal["F32", "F16_OR_F32"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Row:
     Args:
         source: canonical name; {i} stands for the layer.
         target: GGUF name.
-        sizes: each dimension of the source, in words that text.py, vision.py and audio.py turn into numbers.
+        sizes: each dimension of the source, in words that the `tensors_…` modules turn into numbers.
         when: a word for the circumstances in which the tensor exists; "" means always.
         forced: type the file must hold, if the name and the number of dimensions do not decide it.
     """

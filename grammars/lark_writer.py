@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 
 from gemma4_gguf.grammars.boundaries import Lexemes
-from gemma4_gguf.grammars.ir import (
+from gemma4_gguf.grammars.grammar import (
     MAX_CODE,
     Chars,
     Either,

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.keywords import read
-from gemma4_gguf.grammars.shapes import Flat, Members, Sub, meet, same
+from gemma4_gguf.grammars.schema_keywords import read
+from gemma4_gguf.grammars.schema_shapes import Flat, Members, Sub, meet, same
 
 
 def resolve(root: Any, ref: Any, pointer: str) -> Sub:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.numbers import Bounds
+from gemma4_gguf.grammars.schema_numbers import Bounds
 
 ALL_TYPES = frozenset({"null", "boolean", "number", "string", "array", "object"})
 MAX_FLATS = 256

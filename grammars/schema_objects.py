@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.expand import expand
-from gemma4_gguf.grammars.ir import EMPTY, Node, Text, either, optional, seq
-from gemma4_gguf.grammars.pattern import parse_pattern
-from gemma4_gguf.grammars.shapes import Flat, Members, Sub, meet, once
-from gemma4_gguf.grammars.texts import matches, text_body
+from gemma4_gguf.grammars.grammar import EMPTY, Grammar, Node, Text, either, optional, seq
+from gemma4_gguf.grammars.notation import Notation
+from gemma4_gguf.grammars.regex import parse_pattern
+from gemma4_gguf.grammars.schema_alternatives import expand
+from gemma4_gguf.grammars.schema_shapes import Flat, Members, Sub, meet, once
+from gemma4_gguf.grammars.schema_strings import matches, text_body
 
-if TYPE_CHECKING:
-    from gemma4_gguf.grammars.compiler import Compiler
+
+class Compiler(Protocol):
+    """What compiles the value of a member: `schema_compiler.Compiler`."""
+
+    root: Any
+    grammar: Grammar
+    notation: Notation
+
+    def compile(self, subs: tuple[Sub, ...], wish: str) -> Node | None:
+        """The values that every one of these schemas allows; None if there is none."""
 
 
 def write_members(

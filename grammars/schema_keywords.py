@@ -11,9 +11,9 @@ from decimal import Decimal
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.formats import FORMATS, PLAIN_FORMATS
-from gemma4_gguf.grammars.numbers import Bounds
-from gemma4_gguf.grammars.shapes import ALL_TYPES, Flat, Items, Members, Sub, same
+from gemma4_gguf.grammars.schema_formats import FORMATS, PLAIN_FORMATS
+from gemma4_gguf.grammars.schema_numbers import Bounds
+from gemma4_gguf.grammars.schema_shapes import ALL_TYPES, Flat, Items, Members, Sub, same
 
 UNSUPPORTED = (
     "not",

@@ -3,7 +3,7 @@
 Two sets of rules meet here, both followed byte for byte as of llama.cpp 0c1e57098: those of its converter
 (F32, F16, BF16, Q8_0; conversion/base.py, prepare_tensors) and those of its quantizer (all other types;
 src/llama-quant.cpp). A quantized file is what the quantizer would make of the converter's BF16 file. One
-type, Q4_COMPACT, is our own: the quantizer's rules say which tensors it may touch, `compact` says how.
+type, Q4_COMPACT, is our own: the quantizer's rules say which tensors it may touch, `quant_compact` says how.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gemma4_gguf.convert.blocks import block_size, is_quantized
-from gemma4_gguf.convert.compact import compact_type
-from gemma4_gguf.convert.tensors import ForcedType
+from gemma4_gguf.convert.ggml_encoder import block_size, is_quantized
+from gemma4_gguf.convert.quant_compact import compact_type
+from gemma4_gguf.convert.tensor_names import ForcedType
 from gemma4_gguf.errors import GGUFError, QuantTypeError
 from gemma4_gguf.files.gguf_header import Field
 from gemma4_gguf.files.quant_types import COMPACT, QUANT_TYPES, RECIPE_KEY, QuantType

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.automata import TooLarge, build, length_range, shorten, to_node
-from gemma4_gguf.grammars.ir import Chars, Either, Grammar, Node, Repeat, Seq, Text, chars, either, seq
+from gemma4_gguf.grammars.grammar import Chars, Either, Grammar, Node, Repeat, Seq, Text, chars, either, seq
 from gemma4_gguf.grammars.notation import Notation
-from gemma4_gguf.grammars.pattern import ANY, Pattern, parse_pattern
-from gemma4_gguf.grammars.shapes import Flat
+from gemma4_gguf.grammars.regex import ANY, Pattern, parse_pattern
+from gemma4_gguf.grammars.schema_shapes import Flat
 
 _LONG = 256  # longer bounds are met by shortening repetitions, not by counting states
 

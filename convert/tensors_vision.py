@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gemma4_gguf.convert.names import UNIFIED_VISION, VISION, VISION_LAYER
-from gemma4_gguf.convert.safetensors import SourceTensor
-from gemma4_gguf.convert.specs import Build, Read, Spec, clamp_specs, specs
-from gemma4_gguf.convert.tensors import RawType
-from gemma4_gguf.convert.towers import UnifiedVisionConfig, VisionConfig
+from gemma4_gguf.convert.config_towers import UnifiedVisionConfig, VisionConfig
+from gemma4_gguf.convert.safetensors import RawType, SourceTensor
+from gemma4_gguf.convert.tensor_names import UNIFIED_VISION, VISION, VISION_LAYER
+from gemma4_gguf.convert.tensor_specs import Build, Read, Spec, clamp_specs, specs
 
 
 def vision_specs(vision: VisionConfig | UnifiedVisionConfig, model_width: int) -> Iterator[Spec]:

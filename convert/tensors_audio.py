@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gemma4_gguf.convert.names import AUDIO, AUDIO_LAYER, UNIFIED_AUDIO
-from gemma4_gguf.convert.safetensors import SourceTensor
+from gemma4_gguf.convert.config_towers import AudioConfig, UnifiedAudioConfig
+from gemma4_gguf.convert.safetensors import RawType, SourceTensor
 from gemma4_gguf.convert.softplus import softplus
-from gemma4_gguf.convert.specs import Read, Spec, clamp_specs, reshaped, specs, to_float32
-from gemma4_gguf.convert.tensors import RawType
-from gemma4_gguf.convert.towers import AudioConfig, UnifiedAudioConfig
+from gemma4_gguf.convert.tensor_names import AUDIO, AUDIO_LAYER, UNIFIED_AUDIO
+from gemma4_gguf.convert.tensor_specs import Read, Spec, clamp_specs, reshaped, specs, to_float32
 
 
 def audio_specs(audio: AudioConfig | UnifiedAudioConfig, model_width: int) -> Iterator[Spec]:

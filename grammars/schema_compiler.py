@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.expand import expand, fits, parts, resolve
-from gemma4_gguf.grammars.ir import (
+from gemma4_gguf.grammars.grammar import (
     EMPTY,
     Chars,
     Either,
@@ -28,11 +27,12 @@ from gemma4_gguf.grammars.ir import (
     references,
     seq,
 )
-from gemma4_gguf.grammars.members import write_members
 from gemma4_gguf.grammars.notation import Notation, literal
-from gemma4_gguf.grammars.numbers import Bounds, real_numbers, whole_numbers
-from gemma4_gguf.grammars.shapes import Flat, Items, Members, Sub, meet, once
-from gemma4_gguf.grammars.texts import text_body
+from gemma4_gguf.grammars.schema_alternatives import expand, fits, parts, resolve
+from gemma4_gguf.grammars.schema_numbers import Bounds, real_numbers, whole_numbers
+from gemma4_gguf.grammars.schema_objects import write_members
+from gemma4_gguf.grammars.schema_shapes import Flat, Items, Members, Sub, meet, once
+from gemma4_gguf.grammars.schema_strings import text_body
 
 _MAX_UNIQUE = 8
 # Words that say nothing about values; others are looked at.

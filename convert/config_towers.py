@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemma4_gguf.convert.section import Section
+from gemma4_gguf.convert.json_section import Section
 
 
 @dataclass(frozen=True)

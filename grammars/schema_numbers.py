@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-from gemma4_gguf.grammars.ir import EMPTY, Chars, Either, Node, Repeat, Text, either, optional, seq
+from gemma4_gguf.grammars.grammar import EMPTY, Chars, Either, Node, Repeat, Text, either, optional, seq
 
 DIGIT = Chars(((0x30, 0x39),))
 _NONZERO = Chars(((0x31, 0x39),))

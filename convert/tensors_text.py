@@ -7,9 +7,8 @@ from collections.abc import Container, Iterator
 import numpy as np
 
 from gemma4_gguf.convert.config import ModelConfig
-from gemma4_gguf.convert.names import TEXT, TEXT_LAYER
-from gemma4_gguf.convert.specs import Spec, specs, stacked
-from gemma4_gguf.convert.tensors import MappedTensor
+from gemma4_gguf.convert.tensor_names import TEXT, TEXT_LAYER
+from gemma4_gguf.convert.tensor_specs import MappedTensor, Spec, specs, stacked
 
 # Frequencies are divided by these factors; so large a one stops the rotation.
 _NO_ROTATION = 1e30

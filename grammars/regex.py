@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.ir import (
+from gemma4_gguf.grammars.grammar import (
     EMPTY,
     MAX_CODE,
     Chars,

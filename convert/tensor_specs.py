@@ -4,13 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from gemma4_gguf.convert.names import CLAMPS, Row
-from gemma4_gguf.convert.safetensors import SourceTensor
-from gemma4_gguf.convert.tensors import ForcedType, MappedTensor, RawType
+from gemma4_gguf.convert.safetensors import RawType, SourceTensor
+from gemma4_gguf.convert.tensor_names import CLAMPS, ForcedType, Row
 from gemma4_gguf.errors import TensorError
+from gemma4_gguf.files.gguf_header import Field
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """One tensor of the GGUF file, not yet read.
+
+    Args:
+        name: GGUF name, such as "blk.0.attn_q.weight".
+        shape: numpy order, slowest dimension first, row length last; () is not allowed, a scalar is (1,).
+        raw_type: type of the rows that `read` returns.
+        read: read(start, stop) returns rows start..stop of the tensor seen as [n_rows, row_length],
+            C-contiguous: float32, float16, or uint16 bit patterns for BF16. Thread-safe, and touches only
+            those rows.
+        sources: names of the checkpoint tensors it is made of.
+        forced_type: type the file must hold whatever was asked for, else None. Set for everything that
+            llama.cpp's converter never stores in the asked type: one-dimensional tensors, names that end in
+            "_norm.weight" or not in ".weight", the MoE router, position tables, audio convolutions, the patch
+            embedding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    raw_type: RawType
+    read: Callable[[int, int], np.ndarray]
+    sources: tuple[str, ...] = ()
+    forced_type: ForcedType | None = None
+
+    @property
+    def row_length(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def n_rows(self) -> int:
+        n = 1
+        for size in self.shape[:-1]:
+            n *= size
+        return n
+
+    @property
+    def n_elements(self) -> int:
+        return self.n_rows * self.row_length
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A whole GGUF file before it is written.
+
+    `fields` lack general.file_type and general.quantization_version: the writer adds them, which follow from
+    the type that was asked for. `name` is the base of the file name: no path separators, no spaces.
+    `unused` names stored tensors that are left out on purpose.
+    """
+
+    kind: Literal["model", "projector"]
+    name: str
+    fields: tuple[Field, ...]
+    tensors: tuple[MappedTensor, ...]
+    unused: tuple[str, ...] = ()
+
 
 Read = Callable[[int, int], np.ndarray]
 # Parts of one tensor → its shape in the file, the type of its rows, and their reader.
@@ -32,7 +91,7 @@ class Spec:
         sources: canonical names of its parts, in order.
         shape: of each part as stored; a scalar counts as (1,).
         required: whether its absence is an error.
-        forced: as in names.Row.
+        forced: as in `tensor_names.Row`.
         build: how the parts become the tensor.
     """
 
