@@ -1,47 +1,48 @@
-"""A conversation: its messages, and turns that add to them."""
+"""Chat: a conversation's messages, turns that add to them, and the loop that runs its tools."""
 
 from __future__ import annotations
-
-from collections.abc import Generator, Sequence
-from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from gemma4_gguf.chat_file import save_chat
-from gemma4_gguf.errors import MessageError, OptionError
-from gemma4_gguf.generation import Generation
-from gemma4_gguf.options import SamplingOptions, turn_options
-from gemma4_gguf.prompt.messages import Message, user_message
-from gemma4_gguf.tools import ToolLike, as_tools
-from gemma4_gguf.truncation import ON_FULL, OnFull, drop_oldest, turn_starts
-from gemma4_gguf.types import Chunk, ImageTokens, Part, Reply, ToolCall
-
-if TYPE_CHECKING:
-    from gemma4_gguf.session import Session
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
-from gemma4_gguf.tools import Tool, ToolResult, run_call
+from typing_extensions import Unpack
 
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+from gemma4_gguf.chat_file import SavedChat, origin_of, write_chat_file
+from gemma4_gguf.engine.engine import Engine
+from gemma4_gguf.engine.kv_cache import SavedSequence
+from gemma4_gguf.errors import MessageError, OptionError
+from gemma4_gguf.generation import Generation, Turn, read_turn, whole
+from gemma4_gguf.options import SamplingOptions, TurnOptions
+from gemma4_gguf.prompt.messages import Message, user_message
+from gemma4_gguf.prompt.tokens import PromptWriter
+from gemma4_gguf.tools import Tool, ToolResult, as_tools, run_call
+from gemma4_gguf.truncation import ON_FULL, OnFull, drop_oldest, turn_starts
+from gemma4_gguf.types import Chunk, ImageTokens, Part, Reply, ToolCall, ToolLike
 
 MAX_ROUNDS = 10
 TIMEOUT_S = 60.0
 _MAX_REPEATS = 3  # of one and the same call, before the run ends
+
 OnResult = Callable[[ToolCall, ToolResult], None]
+
 _log = logging.getLogger(__name__)
+
+
+class Answers(Protocol):
+    """What a conversation needs of a Session."""
+
+    sampling: SamplingOptions
+    engine: Engine
+    prompts: PromptWriter
+
+    def generate(self, turn: Turn, *, owner: object | None = None) -> Generation:
+        """Prepares a reply."""
 
 
 class Chat:
@@ -69,42 +70,41 @@ class Chat:
 
     def __init__(
         self,
-        session: Session,
+        session: Answers,
         *,
         system: str | None = None,
-        tools: Sequence[ToolLike] | None = None,
+        tools: Sequence[ToolLike | Tool] | None = None,
         thinking: bool = False,
         on_full: OnFull = "error",
     ) -> None:
-        as_tools(tools)
         if on_full not in ON_FULL:
             raise OptionError(f"on_full is {on_full!r}; expected one of {', '.join(ON_FULL)}.")
         self.messages: list[Message] = []
         self.dropped: list[Message] = []
-        self.tools = tools
         self.thinking = thinking
         self.on_full: OnFull = on_full
         self.image_tokens: ImageTokens | None = None
+        self._tools = as_tools(tools)
         self._session = session
         if system is not None:
             self.messages.append({"role": "system", "content": system})
 
-    def send(
-        self,
-        *parts: Part,
-        image_tokens: ImageTokens | None = None,
-        schema: Any = None,
-        sampling: SamplingOptions | None = None,
-        **overrides: Any,
-    ) -> Reply:
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """What the model may call; may be set between turns, to anything that `Session.chat` takes."""
+        return self._tools
+
+    @tools.setter
+    def tools(self, tools: Sequence[ToolLike | Tool] | None) -> None:
+        self._tools = as_tools(tools)
+
+    def send(self, *parts: Part, **options: Unpack[TurnOptions]) -> Reply:
         """Says something and waits for the reply.
 
         Args:
             parts: as for Session.ask; nothing after tool results, to let the model go on.
-            image_tokens: budget per picture of this turn and earlier ones that name none themselves.
-            schema: what the text of the reply must be, as for Session.ask.
-            sampling: how tokens are drawn; None takes what the file recommends.
-            overrides: single fields of SamplingOptions and ToolOptions by name.
+            options: as for Session.ask, for this turn. image_tokens counts for pictures of earlier turns,
+                too, that name none themselves; tools and thinking take the place of the conversation's.
 
         Returns:
             The reply, which `messages` now ends with.
@@ -116,48 +116,34 @@ class Chat:
             IncompleteReplyError: a reply with a schema was cut off. `messages` is as before.
             InvalidReplyError: a validator of the type refuses the value. `messages` is as before.
         """
-        reply = Reply()
-        for chunk in self.stream(
-            *parts, image_tokens=image_tokens, schema=schema, sampling=sampling, **overrides
-        ):
-            reply = chunk.reply or reply
-        return reply
+        return whole(self.stream(*parts, **options))
 
-    def stream(
-        self,
-        *parts: Part,
-        image_tokens: ImageTokens | None = None,
-        schema: Any = None,
-        sampling: SamplingOptions | None = None,
-        **overrides: Any,
-    ) -> Generator[Chunk, None, None]:
+    def stream(self, *parts: Part, **options: Unpack[TurnOptions]) -> Generator[Chunk, None, None]:
         """Says something and yields the reply as it comes: `send`, piece by piece.
 
         A stream that is closed early leaves what was said so far in `messages`.
         """
+        if options.get("system") is not None:
+            raise OptionError("system= belongs to the whole conversation: Session.chat(system=…).")
         new = self._new_messages(parts)
-        options, calling = turn_options(sampling or self._session.sampling, overrides)
+        settings: TurnOptions = {"tools": self.tools, "thinking": self.thinking, **options}  # type: ignore[typeddict-item]
+        messages = [*self.messages, *new]
+        turn = read_turn(messages, settings, self._session.sampling)
+        # Which of the checked messages are which of ours: turns are dropped by identity.
+        ours = {id(checked): message for checked, message in zip(turn.messages, messages, strict=True)}
 
-        def attempt(messages: Sequence[Message]) -> tuple[int, Generation]:
-            generation = self._session.generate(
-                messages,
-                tools=self.tools,
-                thinking=self.thinking,
-                image_tokens=image_tokens,
-                schema=schema,
-                sampling=options,
-                calling=calling,
-            )
+        def attempt(part: Sequence[Message]) -> tuple[int, Generation]:
+            generation = self._session.generate(replace(turn, messages=part), owner=self)
             return generation.n_prompt_tokens, generation
 
         left_out: list[Message] = []
-        messages = [*self.messages, *new]
         if self.on_full == "error":
-            generation = attempt(messages)[1]
+            generation = attempt(turn.messages)[1]
         else:
-            n_ctx = self._session.options.n_ctx
-            generation, left_out = drop_oldest(messages, attempt, n_ctx=n_ctx, max_tokens=options.max_tokens)
-        generation.owner, self.image_tokens = self, image_tokens
+            n_ctx, most = self._session.engine.n_ctx, turn.sampling.max_tokens
+            generation, dropped = drop_oldest(turn.messages, attempt, n_ctx=n_ctx, max_tokens=most)
+            left_out = [ours[id(message)] for message in dropped]
+        self.image_tokens = turn.image_tokens
         return self._run(new, generation, left_out)
 
     def run(
@@ -166,7 +152,7 @@ class Chat:
         max_rounds: int = MAX_ROUNDS,
         timeout_s: float | None = TIMEOUT_S,
         on_result: OnResult | None = None,
-        **options: Any,
+        **options: Unpack[TurnOptions],
     ) -> Reply:
         """Says something and runs the tools that the model calls, until it calls none.
 
@@ -181,15 +167,39 @@ class Chat:
             options: as for `send`. What tool_choice demands, it demands of the first reply only.
 
         Returns:
-            The last reply; with tool calls only if one has no function to run, or the run was stopped.
+            The last reply. It still has tool calls if one of them has no function, or if the run was
+            stopped; `warnings` then says why.
 
         Raises:
             ToolError: a tool cannot be declared.
             OptionError: an option is out of range.
         """
-        return run_until_done(
-            self, parts, max_rounds=max_rounds, timeout_s=timeout_s, on_result=on_result, options=options
-        )
+        if max_rounds < 1:
+            raise OptionError(f"max_rounds is {max_rounds}; expected at least 1.")
+        if timeout_s is not None and timeout_s <= 0:
+            raise OptionError(f"timeout_s is {timeout_s}; expected a number above 0, or None.")
+        tools = as_tools(options["tools"]) if "tools" in options else self.tools
+        options = {**options, "tools": tools}  # type: ignore[typeddict-item]
+        runnable = {tool.name for tool in tools if tool.run is not None}
+        declared = {tool.name for tool in tools}
+        seen: Counter[str] = Counter()
+        reply = self.send(*parts, **options)
+        if options.get("tool_choice") != "none":  # a call that is demanded each time would never end
+            options = {**options, "tool_choice": "auto"}
+        for _ in range(max_rounds - 1):
+            if not reply.tool_calls or any(call.name in declared - runnable for call in reply.tool_calls):
+                return reply
+            for call, result in _results(tools, reply.tool_calls, seen, timeout_s):
+                self.add_result(call, result.content)
+                if on_result is not None:
+                    on_result(call, result)
+            if max(seen.values()) > _MAX_REPEATS:
+                return _stopped(reply, "The model repeated one and the same tool call; the run was stopped.")
+            reply = self.send(**options)
+        if reply.tool_calls:
+            said = f"The model still calls tools after {max_rounds} rounds; the run was stopped."
+            return _stopped(reply, said)
+        return reply
 
     def add_result(self, call: ToolCall, result: Any) -> None:
         """Answers a tool call of the last reply; `send()` lets the model go on once all are answered.
@@ -221,7 +231,30 @@ class Chat:
             OutputError: the file cannot be written.
             EngineError: a reply of this chat is still being streamed.
         """
-        save_chat(self, path)
+        saved = SavedChat(
+            messages=self.messages,
+            dropped=self.dropped,
+            tools=[tool.declaration for tool in self.tools],
+            thinking=self.thinking,
+            on_full=self.on_full,
+            sequence=self._sequence(),
+            origin=origin_of(self._session.engine),
+        )
+        write_chat_file(saved, path)
+
+    def _sequence(self) -> SavedSequence | None:
+        """What the next turn would keep of the cache."""
+        if not self.messages:
+            return None
+        settings: TurnOptions = {"tools": self.tools, "thinking": self.thinking}  # type: ignore[typeddict-item]
+        turn = read_turn([*self.messages, *_next_messages(self.messages)], settings, self._session.sampling)
+        prompt = self._session.prompts.write(
+            turn.messages,
+            tools=turn.declarations,
+            thinking=turn.thinking,
+            image_tokens=self.image_tokens,
+        )
+        return self._session.engine.export_sequence(self, prompt.items)
 
     def _new_messages(self, parts: Sequence[Part]) -> list[Message]:
         if parts:
@@ -267,58 +300,13 @@ def as_message(reply: Reply) -> Message:
     return message
 
 
-def run_until_done(
-    chat: Chat,
-    parts: Sequence[Part],
-    *,
-    max_rounds: int,
-    timeout_s: float | None,
-    on_result: OnResult | None,
-    options: dict[str, Any],
-) -> Reply:
-    """Lets a chat answer and runs what it calls, round after round.
-
-    Args:
-        chat: with its tools.
-        parts: what is said first.
-        max_rounds: replies at most.
-        timeout_s: seconds one call may take; None waits for ever.
-        on_result: told of every call and its result.
-        options: of `Chat.send`.
-
-    Returns:
-        The last reply. It still has tool calls if one of them has no function, or if the run was stopped;
-        `warnings` then says why.
-
-    Raises:
-        OptionError: max_rounds or timeout_s is out of range.
-    """
-    if max_rounds < 1:
-        raise OptionError(f"max_rounds is {max_rounds}; expected at least 1.")
-    if timeout_s is not None and timeout_s <= 0:
-        raise OptionError(f"timeout_s is {timeout_s}; expected a number above 0, or None.")
-    tools = as_tools(chat.tools)
-    runnable = {tool.name for tool in tools if tool.run is not None}
-    declared = {tool.name for tool in tools}
-    seen: Counter[str] = Counter()
-    reply = chat.send(*parts, **options)
-    if options.get("tool_choice") != "none":  # a call that is demanded each time would never end
-        options = options | {"tool_choice": "auto"}
-    for _ in range(max_rounds - 1):
-        if not reply.tool_calls:
-            return reply
-        if any(call.name in declared - runnable for call in reply.tool_calls):
-            return reply
-        for call, result in _results(tools, reply.tool_calls, seen, timeout_s):
-            chat.add_result(call, result.content)
-            if on_result is not None:
-                on_result(call, result)
-        if max(seen.values()) > _MAX_REPEATS:
-            return _stopped(reply, "The model repeated one and the same tool call; the run was stopped.")
-        reply = chat.send(**options)
-    if reply.tool_calls:
-        return _stopped(reply, f"The model still calls tools after {max_rounds} rounds; the run was stopped.")
-    return reply
+def _next_messages(messages: Sequence[Message]) -> list[Message]:
+    """What may come next: results for open calls, else something the user says."""
+    last = messages[-1]
+    calls = last.get("tool_calls") if last["role"] == "assistant" else None
+    if calls:
+        return [{"role": "tool", "tool_call_id": call.get("id"), "content": "-"} for call in calls]
+    return [] if last["role"] in ("user", "tool") else [{"role": "user", "content": "-"}]
 
 
 def _results(

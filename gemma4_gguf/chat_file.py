@@ -9,66 +9,102 @@ sizes and the checksum are right and the file is known to come from the same mod
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.kv_cache import Item, MediaSpan, n_positions
-from gemma4_gguf.errors import EngineError, SavedChatError
+from gemma4_gguf.engine.engine import Engine
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SavedSequence
+from gemma4_gguf.errors import EngineError, MessageError, SavedChatError, StateError
 from gemma4_gguf.files.atomic_write import PendingFile, output_error
-from gemma4_gguf.prompt.messages import Message
-from gemma4_gguf.tools import declarations
-
-if TYPE_CHECKING:
-    from gemma4_gguf.chat import Chat
-    from gemma4_gguf.session import Session
-
-import io
-from collections.abc import Mapping
-
-from gemma4_gguf.errors import MessageError
-from gemma4_gguf.media.decode import data_uri_bytes, is_data_uri, open_source
-from gemma4_gguf.prompt.messages import check_messages
-from gemma4_gguf.types import Audio, Image, Video
-
-_BLOB = "blob"  # key of the number of a blob
-_FORM = "form"  # of the bytes in it: "file" or "npy"
-_KINDS: dict[str, type[Image | Audio | Video]] = {"image": Image, "audio": Audio, "video": Video}
-_FIELDS = {
-    "image": ("image_tokens",),
-    "audio": ("sample_rate_hz",),
-    "video": ("fps", "frames", "sound", "image_tokens"),
-}
-
+from gemma4_gguf.media.decode import open_source
+from gemma4_gguf.prompt.messages import Message, check_messages
+from gemma4_gguf.truncation import OnFull
+from gemma4_gguf.types import MODALITIES
 
 MARK = b"g4chat\r\n"  # a transfer that changes line ends is noticed
-VERSION = 1
+VERSION = 2
 _PREFIX = struct.Struct("<8sIQ")
 _DIGEST_BYTES = 32
 _SPAN = -1  # stands for a media span among token ids
 _SAMPLES, _SAMPLE_BYTES = 256, 4096  # of a model file: enough to tell two apart, read in a moment
+_BLOB = "blob"  # key of the number of a blob
+_FORM = "form"  # of the bytes in it: "file" or "npy"
 _WITHOUT = "load_chat(path, state=False) takes only what was said and decodes it again."
 
 
-def save_chat(chat: Chat, path: str | Path) -> None:
-    """Writes a conversation; `Chat.save` says more."""
-    session, blobs = chat._session, Blobs()
+@dataclass(frozen=True)
+class Origin:
+    """What a state of the cache was computed with; another one would misread it.
+
+    Args:
+        model: name of the model.
+        fingerprint: of its file.
+        projector: fingerprint of the projector's file; None without one.
+        llama_cpp: version of llama-cpp-python.
+        kv_type: of the cache.
+    """
+
+    model: str
+    fingerprint: str
+    projector: str | None
+    llama_cpp: str
+    kv_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedChat:
+    """A conversation as a file holds it.
+
+    Args:
+        messages: OpenAI-shaped dicts, oldest first.
+        dropped: messages that were left out, oldest first.
+        tools: declarations of what the model may call.
+        thinking: the model thinks before each answer.
+        on_full: what is done when the context is full.
+        sequence: what the cache held of it; None if nothing, or if it was not wanted.
+        origin: what that was computed with.
+    """
+
+    messages: list[Message]
+    dropped: list[Message]
+    tools: list[dict[str, Any]]
+    thinking: bool
+    on_full: OnFull
+    sequence: SavedSequence | None
+    origin: Origin
+
+
+def write_chat_file(saved: SavedChat, path: str | Path) -> None:
+    """Writes a conversation.
+
+    Args:
+        saved: it.
+        path: written whole or not at all; what is there is replaced.
+
+    Raises:
+        MediaError: a picture, sound or clip is no longer there.
+        MessageError: a message was edited into something that is none.
+        OutputError: the file cannot be written.
+    """
+    blobs = Blobs()
     header: dict[str, Any] = {
-        "messages": pack_messages(chat.messages, blobs),
-        "dropped": pack_messages(chat.dropped, blobs),
-        "tools": declarations(chat.tools),
-        "thinking": chat.thinking,
-        "on_full": chat.on_full,
-        "state": _pack_state(chat, blobs),
-        "made_by": _made_by(session),
+        "messages": pack_messages(saved.messages, blobs),
+        "dropped": pack_messages(saved.dropped, blobs),
+        "tools": saved.tools or None,
+        "thinking": saved.thinking,
+        "on_full": saved.on_full,
+        "state": None if saved.sequence is None else _pack_sequence(saved.sequence, blobs),
+        "made_by": asdict(saved.origin),
     }
     header["blobs"] = [piece.nbytes for piece in blobs.pieces]
     text = json.dumps(header).encode()
@@ -88,27 +124,79 @@ def save_chat(chat: Chat, path: str | Path) -> None:
             raise output_error(error, final) from error
 
 
-def load_chat(session: Session, path: str | Path, chat: Chat, *, state: bool) -> None:
-    """Fills a new chat from a file; `Session.load_chat` says more."""
-    saved = _read(Path(path).expanduser())
-    header = saved.header
+def read_chat_file(path: str | Path, *, state: bool = True) -> SavedChat:
+    """Reads a conversation.
+
+    Args:
+        path: of a file that `write_chat_file` wrote.
+        state: read the state of the cache, too.
+
+    Raises:
+        SavedChatError: the file is damaged, or of another version of the format.
+    """
+    content = _read(Path(path).expanduser())
+    header = content.header
     try:
-        messages = unpack_messages(header["messages"], saved.blobs)
-        dropped = unpack_messages(header["dropped"], saved.blobs)
-        if chat.tools is None:
-            chat.tools = header["tools"]
-        chat.thinking, chat.on_full = bool(header["thinking"]), header["on_full"]
         kept = header["state"] if state else None
-        items = _unpack_items(kept, saved.blobs) if kept else []
-        data = np.frombuffer(saved.blobs[kept["data"]], np.uint8) if kept else None
+        return SavedChat(
+            messages=unpack_messages(header["messages"], content.blobs),
+            dropped=unpack_messages(header["dropped"], content.blobs),
+            tools=header["tools"] or [],
+            thinking=bool(header["thinking"]),
+            on_full=header["on_full"],
+            sequence=_unpack_sequence(kept, content.blobs) if kept else None,
+            origin=Origin(**header["made_by"]),
+        )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SavedChatError(f"{path} is no whole conversation ({error!r}). Save it again.") from error
-    if data is not None:
-        _check_origin(
-            session, header["made_by"], path, has_media=any(isinstance(i, MediaSpan) for i in items)
+
+
+def origin_of(engine: Engine) -> Origin:
+    """What the states of an engine are computed with.
+
+    Args:
+        engine: open.
+    """
+    projector = engine.projector
+    return Origin(
+        model=engine.facts.name,
+        fingerprint=fingerprint(engine.facts.path),
+        projector=None if projector is None else fingerprint(projector.layout.facts.path),
+        llama_cpp=version(library.DISTRIBUTION),
+        kv_type=engine.options.kv_type,
+    )
+
+
+def restore_sequence(engine: Engine, owner: object, saved: SavedChat, path: str | Path) -> None:
+    """Puts the state of a conversation into the cache, unless this engine would misread it.
+
+    Args:
+        engine: to restore it in.
+        owner: who goes on with it.
+        saved: with its sequence.
+        path: it was read from, for messages.
+
+    Raises:
+        SavedChatError: it is of another model, library or cache type, or llama.cpp does not take it.
+        EngineError: all sequences are in mid-reply.
+    """
+    sequence = saved.sequence
+    if sequence is None:
+        return
+    has_media = any(isinstance(item, MediaSpan) for item in sequence.items)
+    _check_origin(engine, saved.origin, path, has_media=has_media)
+    if sequence.n_past > engine.n_ctx:
+        raise SavedChatError(
+            f"{path} holds {sequence.n_past:,} tokens, the context {engine.n_ctx:,}. Open the session with a "
+            "larger n_ctx."
         )
-        _restore(session, chat, items, data, path)
-    chat.messages, chat.dropped = messages, dropped
+    try:
+        engine.import_sequence(owner, sequence)
+    except StateError as error:
+        raise SavedChatError(
+            f"{path}: {error} Open the session with the options it was saved with (flash_attention, device), "
+            f"or: {_WITHOUT}"
+        ) from error
 
 
 def fingerprint(path: Path) -> str:
@@ -163,98 +251,49 @@ def _read(path: Path) -> _Saved:
 # The state
 
 
-def _made_by(session: Session) -> dict[str, Any]:
-    projector = session._projector.layout.facts.path if session._projector is not None else None
-    return {
-        "model": {"name": session.name, "fingerprint": fingerprint(session.facts.path)},
-        "projector": fingerprint(projector) if projector is not None else None,
-        "llama_cpp": version(library.DISTRIBUTION),
-        "kv_type": session.options.kv_type,
-    }
-
-
-def _pack_state(chat: Chat, blobs: Blobs) -> dict[str, Any] | None:
-    """What the next turn of a chat would keep of its sequence: the state right there, and nothing else.
-
-    A state can only be gone on from, as the window before any earlier place is not in it. So the sequence
-    goes back first to where the next prompt will leave it.
-    """
-    engine = chat._session._engine
-    with engine.pool.lend_own(chat) as state:
-        if state is None or not chat.messages:
-            return None
-        prompt = chat._session.prompt(
-            [*chat.messages, *_next_messages(chat.messages)],
-            tools=chat.tools,
-            thinking=chat.thinking,
-            image_tokens=chat.image_tokens,
-        )
-        with engine.context.lock:
-            engine.context.fit(state, prompt.items)
-            if not state.items:
-                return None
-            data = engine.context.reuse.read(state)
-        items = list(state.items)
+def _pack_sequence(sequence: SavedSequence, blobs: Blobs) -> dict[str, Any]:
+    items = sequence.items
     ids = [item if isinstance(item, int) else _SPAN for item in items]
     spans = [[i.key, i.n_tokens, i.bidirectional] for i in items if isinstance(i, MediaSpan)]
-    return {"items": blobs.add(np.array(ids, "<i4")), "spans": spans, "data": blobs.add(data)}
+    return {"items": blobs.add(np.array(ids, "<i4")), "spans": spans, "data": blobs.add(sequence.data)}
 
 
-def _next_messages(messages: Sequence[Message]) -> list[Message]:
-    """What may come next: results for open calls, else something the user says."""
-    last = messages[-1]
-    calls = last.get("tool_calls") if last["role"] == "assistant" else None
-    if calls:
-        return [{"role": "tool", "tool_call_id": call.get("id"), "content": "-"} for call in calls]
-    return [] if last["role"] in ("user", "tool") else [{"role": "user", "content": "-"}]
-
-
-def _unpack_items(kept: dict[str, Any], blobs: Sequence[memoryview]) -> list[Item]:
+def _unpack_sequence(kept: dict[str, Any], blobs: Sequence[memoryview]) -> SavedSequence:
     ids = np.frombuffer(blobs[kept["items"]], "<i4").tolist()
     if ids.count(_SPAN) != len(kept["spans"]):
         raise ValueError(f"{ids.count(_SPAN)} media, {len(kept['spans'])} described")
     spans = iter([MediaSpan(key, int(n), _not_kept, bool(both)) for key, n, both in kept["spans"]])
-    return [next(spans) if i == _SPAN else int(i) for i in ids]
+    items: list[Item] = [next(spans) if i == _SPAN else int(i) for i in ids]
+    return SavedSequence(tuple(items), np.frombuffer(blobs[kept["data"]], np.uint8))
 
 
 def _not_kept() -> np.ndarray:
     raise EngineError("The embeddings of a saved picture or sound are not kept. Show it again.")
 
 
-def _check_origin(session: Session, made_by: dict[str, Any], path: str | Path, *, has_media: bool) -> None:
-    """Refuses a state that this session would misread."""
-    ours = _made_by(session)
-    if made_by["model"]["fingerprint"] != ours["model"]["fingerprint"]:
+def _check_origin(engine: Engine, origin: Origin, path: str | Path, *, has_media: bool) -> None:
+    """Refuses a state that this engine would misread."""
+    ours = origin_of(engine)
+    if origin.fingerprint != ours.fingerprint:
         raise SavedChatError(
-            f"{path} belongs to another model file ({made_by['model']['name']}), this session has "
-            f"{session.facts.path.name}. Open that one, or: {_WITHOUT}"
+            f"{path} belongs to another model file ({origin.model}), this session has "
+            f"{engine.facts.path.name}. Open that one, or: {_WITHOUT}"
         )
-    if has_media and made_by["projector"] != ours["projector"]:
+    if has_media and origin.projector != ours.projector:
         raise SavedChatError(
             f"{path} holds media encoded by another projector. Open it with that, or: {_WITHOUT}"
         )
-    for key, what in (("llama_cpp", library.DISTRIBUTION), ("kv_type", "kv_type")):
-        if made_by[key] != ours[key]:
+    for what, theirs, own in (
+        (library.DISTRIBUTION, origin.llama_cpp, ours.llama_cpp),
+        ("kv_type", origin.kv_type, ours.kv_type),
+    ):
+        if theirs != own:
             raise SavedChatError(
-                f"{path} was saved with {what} {made_by[key]}, this session has {ours[key]}. Use the same, "
-                f"or: {_WITHOUT}"
+                f"{path} was saved with {what} {theirs}, this session has {own}. Use the same, or: {_WITHOUT}"
             )
 
 
-def _restore(session: Session, chat: Chat, items: Sequence[Item], data: np.ndarray, path: str | Path) -> None:
-    engine = session._engine
-    if n_positions(items) > engine.context.n_ctx:
-        raise SavedChatError(
-            f"{path} holds {n_positions(items):,} tokens, the context {engine.context.n_ctx:,}. Open the "
-            "session with a larger n_ctx."
-        )
-    with engine.pool.lend(items, chat) as state, engine.context.lock, library.complaints() as said:
-        engine.context.require_open()
-        if not engine.context.reuse.write(state, items, data):
-            raise SavedChatError(
-                f"llama.cpp does not take the state in {path}. Open the session with the options it was "
-                f"saved with (flash_attention, device), or: {_WITHOUT}{library.quote(said)}"
-            )
+# Messages
 
 
 class Blobs:
@@ -314,7 +353,7 @@ def _pack_part(part: Mapping[str, Any], blobs: Blobs) -> dict[str, Any]:
     if kind == "text":
         return dict(part)
     form, data = _encoded(part[kind].source, kind)
-    fields = {name: getattr(part[kind], name) for name in _FIELDS[kind]}
+    fields = {name: getattr(part[kind], name) for name in MODALITIES[kind].fields}
     return {"type": kind, kind: {_BLOB: blobs.add(data), _FORM: form} | fields}
 
 
@@ -325,14 +364,12 @@ def _unpack_part(part: Mapping[str, Any], blobs: Sequence[memoryview]) -> dict[s
     fields = dict(part[kind])
     data = bytes(blobs[fields.pop(_BLOB)])
     source = np.load(io.BytesIO(data), allow_pickle=False) if fields.pop(_FORM) == "npy" else data
-    return {"type": kind, kind: _KINDS[kind](source, **fields)}
+    return {"type": kind, kind: MODALITIES[kind].type(source, **fields)}
 
 
 def _encoded(source: Any, kind: str) -> tuple[str, bytes]:
-    if isinstance(source, str) and is_data_uri(source):
-        return "file", data_uri_bytes(source)
     if isinstance(source, (str, Path, bytes)):
-        with open_source(source, {"image": "picture", "audio": "sound", "video": "clip"}[kind]) as stream:
+        with open_source(source, MODALITIES[kind].noun) as stream:
             return "file", stream.read()
     buffer = io.BytesIO()
     if kind == "image":

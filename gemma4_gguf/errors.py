@@ -48,6 +48,10 @@ class EngineError(Gemma4Error):
     """llama.cpp is too old, failed to load a file, or failed to decode."""
 
 
+class StateError(EngineError):
+    """llama.cpp does not take the state of a sequence: it was computed with other options."""
+
+
 class DeviceError(EngineError):
     """The requested device is absent or not supported by this build of llama.cpp."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from gemma4_gguf.errors import OptionError
+from gemma4_gguf.types import ImageTokens, ToolLike
 
 KVType = Literal["f32", "f16", "q8_0"]
 Device = Literal["auto", "cpu", "cuda", "metal", "rocm", "vulkan"]
@@ -90,6 +91,57 @@ class SessionOptions:
     release_pages: bool = True
 
 
+class TurnOptions(TypedDict, total=False):
+    """What can be said beside a question, by name.
+
+    Args:
+        system: instructions before the conversation.
+        tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
+        thinking: let the model think first.
+        image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens, or "auto", the
+            smallest of these that does not shrink it.
+        schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema as a dict,
+            a list of choices, a regular expression, GBNF text. A thought before it is free.
+        sampling: how tokens are drawn; None takes what the file recommends.
+
+    The other names are single fields of SamplingOptions and ToolOptions, which tell what they mean.
+    """
+
+    system: str | None
+    tools: Sequence[ToolLike] | None
+    thinking: bool
+    image_tokens: ImageTokens | None
+    schema: Any
+    sampling: SamplingOptions | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    seed: int | None
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]]
+    tool_choice: str | Mapping[str, Any]
+    parallel_tool_calls: bool
+    strict: bool
+
+
+class SessionFields(TypedDict, total=False):
+    """Fields of SessionOptions by name, which tells what they mean."""
+
+    device: Device
+    n_gpu_layers: int | None
+    n_ctx: int
+    n_seq: int
+    n_threads: int | None
+    kv_type: KVType
+    flash_attention: bool | None
+    swa_full: bool
+    snapshot_bytes: int | None
+    release_pages: bool
+
+
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": (lambda x: _is_number(x) and 0 <= x < math.inf, "0 or more"),
     "top_k": (lambda x: _is_whole(x) and x >= 0, "0 or more"),
@@ -108,7 +160,7 @@ def session_options(given: Mapping[str, Any]) -> SessionOptions:
     Raises:
         OptionError: a name is unknown or a device misspelt.
     """
-    _require_names((SessionOptions,), given)
+    _require_names(SessionOptions, given)
     options = SessionOptions(**given)
     if options.device not in get_args(Device):
         raise OptionError(f"device is {options.device!r}; expected one of {', '.join(get_args(Device))}.")
@@ -125,7 +177,7 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
     Raises:
         OptionError: a name is unknown or a value out of range.
     """
-    _require_names((SamplingOptions,), given)
+    _require_names(SamplingOptions, given)
     values = dict(given)
     if "stop" in values:
         stop = values["stop"]
@@ -138,25 +190,34 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
     return options
 
 
-def turn_options(sampling: SamplingOptions, given: Mapping[str, Any]) -> tuple[SamplingOptions, ToolOptions]:
-    """What was said beside a question: how tokens are drawn, and how tools are called.
+def turn_options(
+    given: Mapping[str, Any], sampling: SamplingOptions
+) -> tuple[dict[str, Any], SamplingOptions, ToolOptions]:
+    """Sorts what was said beside a question.
 
     Args:
+        given: TurnOptions.
         sampling: what is not given stays as here.
-        given: fields of either type by name.
+
+    Returns:
+        What is a field of neither kind of options; how tokens are drawn; how tools are called.
 
     Raises:
         OptionError: a name is unknown or a value out of range.
     """
-    _require_names((SamplingOptions, ToolOptions), given)
-    names = {field.name for field in fields(ToolOptions)}
-    drawn = {name: value for name, value in given.items() if name not in names}
-    calling = ToolOptions(**{name: value for name, value in given.items() if name in names})
-    return with_overrides(sampling, drawn), calling
+    known = TurnOptions.__annotations__
+    for name in given:
+        if name not in known:
+            raise OptionError(f"There is no option {name!r}; known are {', '.join(known)}.")
+    rest = dict(given)
+    fields_of = {kind: {field.name for field in fields(kind)} for kind in (SamplingOptions, ToolOptions)}
+    drawn, called = ({n: rest.pop(n) for n in given if n in fields_of[kind]} for kind in fields_of)
+    base = rest.pop("sampling", None) or sampling
+    return rest, with_overrides(base, drawn), ToolOptions(**called)
 
 
-def _require_names(kinds: tuple[type, ...], given: Mapping[str, Any]) -> None:
-    known = [field.name for kind in kinds for field in fields(kind)]
+def _require_names(kind: type[SessionOptions] | type[SamplingOptions], given: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(kind)]
     for name in given:
         if name not in known:
             raise OptionError(f"There is no option {name!r}; known are {', '.join(known)}.")

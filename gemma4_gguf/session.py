@@ -1,53 +1,48 @@
-"""A session: a model, its projector and a context, opened once and asked often."""
+"""Session: a model, its projector and a context, opened once and asked often."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+from typing_extensions import Unpack
 
-from gemma4_gguf.cpu_cores import physical_cores
-from gemma4_gguf.engine.context import Context
-from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequencePool
-from gemma4_gguf.engine.model import Model
-from gemma4_gguf.engine.projector import Projector
-from gemma4_gguf.errors import MessageError
+from gemma4_gguf.chat import Chat
+from gemma4_gguf.chat_file import read_chat_file, restore_sequence
+from gemma4_gguf.engine.engine import Engine
 from gemma4_gguf.files.hub import find_files
 from gemma4_gguf.files.model_file import ModelFacts, check_model
 from gemma4_gguf.files.pairing import paired_projector
-from gemma4_gguf.files.projector_file import ProjectorFacts
-from gemma4_gguf.generation import Engine, Generation, whole
+from gemma4_gguf.generation import Generation, Turn, read_turn, whole
 from gemma4_gguf.options import (
     SamplingOptions,
+    SessionFields,
     SessionOptions,
-    ToolOptions,
+    TurnOptions,
     session_options,
-    turn_options,
     with_overrides,
 )
-from gemma4_gguf.prompt.media_spans import MediaEncoder
-from gemma4_gguf.prompt.messages import Message, check_messages, user_message
-from gemma4_gguf.prompt.template import Render, renderer
-from gemma4_gguf.prompt.tokens import Prompt, wrap_span, write_prompt
-from gemma4_gguf.special_tokens import Markers
-from gemma4_gguf.structured_output import reply_rules
-from gemma4_gguf.talking import Talking
+from gemma4_gguf.prompt.messages import user_message
+from gemma4_gguf.prompt.tokens import Prompt, PromptWriter
+from gemma4_gguf.tasks import speech, vision
 from gemma4_gguf.tasks.asks import careful
-from gemma4_gguf.tasks.speech import Hearing
-from gemma4_gguf.tasks.vision import Seeing
-from gemma4_gguf.tools import ToolLike, declarations
-from gemma4_gguf.types import Audio, Chunk, Image, ImageTokens, Part, Reply
+from gemma4_gguf.truncation import OnFull
+from gemma4_gguf.types import Audio, Chunk, Image, ImageTokens, Part, Reply, Segment, ToolLike, Video
 
-Tools = Sequence[ToolLike] | None
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+    from gemma4_gguf.tasks.boxes import Box, Point
+    from gemma4_gguf.tasks.speech import SoundSource
+    from gemma4_gguf.tasks.vision import PictureSource
+
 T = TypeVar("T")
 
 
-class Session(Talking, Seeing, Hearing):
+class Session:
     """A loaded model that answers about text, pictures and sounds.
 
     Close it when done, best as a context manager. Any thread may call it; replies of one session take turns
@@ -57,6 +52,13 @@ class Session(Talking, Seeing, Hearing):
         model: a GGUF file, or a hub id such as "org/repo:Q4_K_M", which is downloaded.
         projector: its projector file; "auto" takes the one beside the model, None goes without.
         options: fields of SessionOptions by name, such as device="cpu" or n_ctx=16384.
+
+    Attributes:
+        facts: what the model file says.
+        options: how it was opened.
+        sampling: how tokens are drawn where nothing is said; from the file.
+        engine: that computes.
+        prompts: write what the model reads.
 
     Raises:
         GGUFError: a file is damaged, of another family, or would end the process.
@@ -71,31 +73,15 @@ class Session(Talking, Seeing, Hearing):
         ...     print(session.ask("What is in this picture?", Path("photo.jpg")).text)
     """
 
-    def __init__(self, model: str | Path, *, projector: str | Path | None = "auto", **options: Any) -> None:
+    def __init__(
+        self, model: str | Path, *, projector: str | Path | None = "auto", **options: Unpack[SessionFields]
+    ) -> None:
         self.options: SessionOptions = session_options(options)
         path, projector = find_files(model, projector)
         self.facts: ModelFacts = check_model(path)
-        paired = paired_projector(self.facts, projector)
-        with ExitStack() as stack:
-            self._model = Model(
-                self.facts,
-                device=self.options.device,
-                n_gpu_layers=self.options.n_gpu_layers,
-                release_pages=self.options.release_pages,
-            )
-            stack.callback(self._model.close)
-            self._projector = self._open_projector(paired)
-            if self._projector is not None:
-                stack.callback(self._projector.close)
-            sees = self._projector is not None and self._projector.has_vision
-            self._context = Context(self._model, self.options, sees=sees)
-            stack.callback(self._context.close)
-            self._media = MediaEncoder(self._projector, bidirectional_images=self.facts.bidirectional_images)
-            self._engine = Engine(self._context, SequencePool(self.options.n_seq), self._markers())
-            self._render: Render = renderer(self.facts)
-            self.sampling: SamplingOptions = with_overrides(SamplingOptions(), self.facts.sampling)
-            # Frees in the right order also when the session is only forgotten, or the interpreter ends.
-            self._finalizer = weakref.finalize(self, stack.pop_all().close)
+        self.engine = Engine(self.facts, paired_projector(self.facts, projector), self.options)
+        self.prompts = PromptWriter(self.engine)
+        self.sampling: SamplingOptions = with_overrides(SamplingOptions(), self.facts.sampling)
 
     @property
     def name(self) -> str:
@@ -105,16 +91,16 @@ class Session(Talking, Seeing, Hearing):
     @property
     def has_vision(self) -> bool:
         """Pictures can be shown to it."""
-        return self._media.has_vision
+        return self.engine.media.has_vision
 
     @property
     def has_audio(self) -> bool:
         """Sounds can be played to it."""
-        return self._media.has_audio
+        return self.engine.media.has_audio
 
     def close(self) -> None:
         """Frees everything. Calling it again does nothing."""
-        self._finalizer()
+        self.engine.close()
 
     def __enter__(self) -> Session:
         return self
@@ -124,33 +110,16 @@ class Session(Talking, Seeing, Hearing):
     ) -> None:
         self.close()
 
-    # Answers
+    # Questions
 
-    def ask(
-        self,
-        *parts: Part,
-        system: str | None = None,
-        tools: Tools = None,
-        thinking: bool = False,
-        image_tokens: ImageTokens | None = None,
-        schema: Any = None,
-        sampling: SamplingOptions | None = None,
-        **overrides: Any,
-    ) -> Reply:
+    def ask(self, *parts: Part, **options: Unpack[TurnOptions]) -> Reply:
         """Asks one question, without memory of earlier ones.
 
         Args:
             parts: text as str; media as Path, Image, Audio or a PIL image, in the order the model reads them.
-            system: instructions before the conversation.
-            tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
-            thinking: let the model think first.
-            image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens, or "auto", the
-                smallest of these that does not shrink it.
-            schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema as a
-                dict, a list of choices, a regular expression, GBNF text. A thought before it is free.
-            sampling: how tokens are drawn; None takes what the file recommends.
-            overrides: single fields of SamplingOptions and ToolOptions by name, such as temperature=0,
-                max_tokens=100, stop="###", seed=1 or tool_choice="required".
+            options: TurnOptions by name: system, tools, thinking, image_tokens, schema, sampling, and single
+                fields of SamplingOptions and ToolOptions, such as temperature=0, max_tokens=100, stop="###",
+                seed=1 or tool_choice="required".
 
         Returns:
             The whole reply; `parsed` is the value that the schema describes.
@@ -158,34 +127,15 @@ class Session(Talking, Seeing, Hearing):
         Raises:
             MessageError: a part is of no known kind, or media that this model cannot take.
             MediaError: media that cannot be read.
+            OptionError: an option is unknown or out of range.
             ContextFullError: the prompt is longer than the context.
             SchemaError: the schema cannot be expressed; `pointer` says where.
             IncompleteReplyError: a reply with a schema was cut off; `text` is what there is.
             InvalidReplyError: a validator of the type refuses the value.
         """
-        chunks = self.stream(
-            *parts,
-            system=system,
-            tools=tools,
-            thinking=thinking,
-            image_tokens=image_tokens,
-            schema=schema,
-            sampling=sampling,
-            **overrides,
-        )
-        return whole(chunks)
+        return whole(self.stream(*parts, **options))
 
-    def stream(
-        self,
-        *parts: Part,
-        system: str | None = None,
-        tools: Tools = None,
-        thinking: bool = False,
-        image_tokens: ImageTokens | None = None,
-        schema: Any = None,
-        sampling: SamplingOptions | None = None,
-        **overrides: Any,
-    ) -> Generator[Chunk, None, None]:
+    def stream(self, *parts: Part, **options: Unpack[TurnOptions]) -> Generator[Chunk, None, None]:
         """Asks one question and yields the reply as it comes: `ask`, piece by piece.
 
         Errors in the question are raised by the call, not by the first step. A stream that is closed early
@@ -194,56 +144,23 @@ class Session(Talking, Seeing, Hearing):
         Returns:
             Chunks; joined they are the reply that the last one, of kind "end", carries.
         """
-        messages = [user_message(parts)]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        drawn, calling = turn_options(sampling or self.sampling, overrides)
-        return self.generate(
-            messages,
-            tools=tools,
-            thinking=thinking,
-            image_tokens=image_tokens,
-            schema=schema,
-            sampling=drawn,
-            calling=calling,
-        ).stream()
+        return self.generate(read_turn([user_message(parts)], options, self.sampling)).stream()
 
-    def complete(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Tools = None,
-        thinking: bool = False,
-        image_tokens: ImageTokens | None = None,
-        schema: Any = None,
-        sampling: SamplingOptions | None = None,
-        **overrides: Any,
-    ) -> Reply:
+    def complete(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[TurnOptions]) -> Reply:
         """Answers an OpenAI-shaped conversation.
 
         Args:
             messages: dicts with role (system, developer, user, assistant, tool) and content: text, or a
                 list of parts of type text, image_url (path, file: or data: address), input_audio; assistant
                 messages may have tool_calls and reasoning_content, tool messages a tool_call_id.
-            tools: as for `ask`, like the other arguments.
+            options: as for `ask`.
 
         Raises:
             MessageError: a role or part is unknown or malformed; the message names its place.
         """
-        drawn, calling = turn_options(sampling or self.sampling, overrides)
-        return whole(
-            self.generate(
-                messages,
-                tools=tools,
-                thinking=thinking,
-                image_tokens=image_tokens,
-                schema=schema,
-                sampling=drawn,
-                calling=calling,
-            ).stream()
-        )
+        return whole(self.generate(read_turn(messages, options, self.sampling)).stream())
 
-    def extract(self, type_: type[T], *parts: Part, **options: Any) -> T:
+    def extract(self, type_: type[T], *parts: Part, **options: Unpack[TurnOptions]) -> T:
         """Asks for a value of a type.
 
         Args:
@@ -262,63 +179,221 @@ class Session(Talking, Seeing, Hearing):
         Example:
             >>> session.extract(Receipt, Path("receipt.jpg"), "What was bought?")
         """
-        reply = self.ask(*parts, schema=type_, **careful(options))
-        return cast("T", reply.parsed)
+        wanted: TurnOptions = {**careful(options), "schema": type_}
+        return cast("T", self.ask(*parts, **wanted).parsed)
 
-    def generate(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Tools = None,
-        thinking: bool = False,
-        image_tokens: ImageTokens | None = None,
-        schema: Any = None,
-        sampling: SamplingOptions | None = None,
-        calling: ToolOptions | None = None,
-    ) -> Generation:
-        """Prepares a reply to a conversation; what everything above rests on.
+    def generate(self, turn: Turn, *, owner: object | None = None) -> Generation:
+        """Prepares a reply; what everything above rests on.
 
         Args:
-            messages: as for `complete`, like the other arguments.
-            calling: how tools are called.
+            turn: from `read_turn`.
+            owner: who will come back with a longer conversation; finds what the cache holds of it again.
 
         Returns:
             The generation; its `stream` draws, its `reply` tells what there is so far.
         """
-        checked, tools = check_messages(messages), declarations(tools)
-        rules = reply_rules(schema, tools, calling or ToolOptions())
-        prompt = self.prompt(checked, tools=tools, thinking=thinking, image_tokens=image_tokens)
-        return Generation(
-            self._engine,
-            prompt,
-            sampling or self.sampling,
-            tools,
-            rules=rules,
-            thinking=thinking,
-            first_call=sum(len(message.get("tool_calls", ())) for message in checked),
+        return Generation(self.engine, self.prompts, turn, owner=owner)
+
+    # Conversations
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        tools: Sequence[ToolLike] | None = None,
+        thinking: bool = False,
+        on_full: OnFull = "error",
+    ) -> Chat:
+        """Starts a conversation that remembers.
+
+        Any number of them live in one session. What they hold stays in the cache for the last n_seq of them;
+        the others are decoded again when they go on.
+
+        Args:
+            system: instructions before the conversation.
+            tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
+            thinking: let the model think before each answer.
+            on_full: "error", or "drop_oldest" to leave out whole old turns when the context is full.
+        """
+        return Chat(self, system=system, tools=tools, thinking=thinking, on_full=on_full)
+
+    def load_chat(
+        self, path: str | Path, *, tools: Sequence[ToolLike] | None = None, state: bool = True
+    ) -> Chat:
+        """Brings a conversation back that `Chat.save` wrote, without decoding it again.
+
+        Args:
+            path: the file.
+            tools: as for `chat`; Python functions must be given again. None takes the saved declarations.
+            state: False takes only what was said, for another model or another version of llama.cpp.
+
+        Raises:
+            SavedChatError: the file is damaged, of another version of the format, or of another model.
+            EngineError: all conversations of this session are in mid-reply.
+        """
+        saved = read_chat_file(path, state=state)
+        chat = Chat(
+            self,
+            tools=saved.tools if tools is None else tools,
+            thinking=saved.thinking,
+            on_full=saved.on_full,
         )
+        restore_sequence(self.engine, chat, saved, path)
+        chat.messages, chat.dropped = saved.messages, saved.dropped
+        return chat
+
+    # Tasks
+
+    def detect(
+        self,
+        image: PictureSource,
+        what: str | Sequence[str] = vision.EVERYTHING,
+        *,
+        prompt: str = vision.DETECT_PROMPT,
+        **options: Unpack[TurnOptions],
+    ) -> list[Box]:
+        """Finds things in a picture.
+
+        Args:
+            image: an Image, a path, encoded bytes or a PIL image.
+            what: what to look for: "mugs", or several things.
+            prompt: the question; {what} in it is replaced. The answer to the usual one follows the grammar
+                `boxes`; to another it is free, and what can be read of it is.
+            options: as for `ask`, such as image_tokens="auto", which finds smaller things in large pictures.
+                The most likely tokens are drawn unless told otherwise.
+
+        Returns:
+            Boxes in pixels of the picture as a person sees it, inside it, each once.
+
+        Raises:
+            MessageError: nothing to look for, or the model has no eyes.
+            MediaError: the picture cannot be read.
+        """
+        return vision.detect(self, image, what, prompt=prompt, **options)
+
+    def point(
+        self,
+        image: PictureSource,
+        what: str | Sequence[str],
+        *,
+        prompt: str = vision.POINT_PROMPT,
+        **options: Unpack[TurnOptions],
+    ) -> list[Point]:
+        """Finds places in a picture, such as where to click.
+
+        Args:
+            image: as for `detect`, like the other arguments.
+            what: what to point to: "the search field".
+            prompt: the question, as for `detect`; the grammar of the usual one is `points`.
+            options: as for `ask`.
+
+        Returns:
+            Points in pixels of the picture as a person sees it, inside it, each once.
+
+        Raises:
+            MessageError: nothing to look for, or the model has no eyes.
+            MediaError: the picture cannot be read.
+        """
+        return vision.point(self, image, what, prompt=prompt, **options)
+
+    def describe(
+        self,
+        media: Image | Video | Audio | PILImage.Image | str | Path,
+        *,
+        prompt: str | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> Reply:
+        """Tells what a picture, a clip or a sound is about.
+
+        Args:
+            media: an Image, Video or Audio, a PIL image, or the path of a file of any of these kinds.
+            prompt: what to tell; None asks for a description.
+            options: as for `ask`.
+
+        Raises:
+            MessageError: a file of no known kind, or the model lacks eyes or ears for it.
+            MediaError: it cannot be read.
+            ContextFullError: it needs more tokens than the context holds.
+        """
+        return vision.describe(self, media, prompt=prompt, **options)
+
+    def transcribe(
+        self,
+        audio: SoundSource,
+        *,
+        language: str | None = None,
+        translate_to: str | None = None,
+        prompt: str | None = None,
+        max_s: float = speech.MAX_CLIP_S,
+        **options: Unpack[TurnOptions],
+    ) -> str:
+        """Writes down what is said.
+
+        Args:
+            audio: a path or the content of any file with sound (videos too), Audio, or samples at 16 kHz; of
+                any length.
+            language: what is spoken, "German" or "de"; None leaves it to the model.
+            translate_to: write it in this language instead.
+            prompt: asked of every piece instead of the usual question.
+            max_s: longest piece heard at once, 1 to 30 seconds.
+            options: as for `ask`. The most likely tokens are drawn unless told otherwise.
+
+        Returns:
+            The words, on one line.
+
+        Raises:
+            MessageError: the model has no ears.
+            MediaError: the sound cannot be read, or there is nothing to hear.
+            OptionError: an option is out of range.
+        """
+        question = speech.Question(language=language, translate_to=translate_to, prompt=prompt)
+        segments = speech.transcribe_segments(self, audio, question, max_s=max_s, **options)
+        return speech.join_texts(segment.text for segment in segments)
+
+    def transcribe_segments(
+        self,
+        audio: SoundSource,
+        *,
+        language: str | None = None,
+        translate_to: str | None = None,
+        prompt: str | None = None,
+        max_s: float = speech.MAX_CLIP_S,
+        **options: Unpack[TurnOptions],
+    ) -> Generator[Segment, None, None]:
+        """Writes down what is said, piece by piece as it gets done: `transcribe` with times.
+
+        The sound is read as it is needed. Errors in the question are raised by the call, not by the first
+        step.
+
+        Args:
+            audio: as for `transcribe`, like the other arguments.
+
+        Returns:
+            Segments that follow each other; a piece in which nothing is said gives none.
+
+        Raises:
+            MessageError: the model has no ears.
+            MediaError: the sound cannot be read, or there is nothing to hear.
+            OptionError: an option is out of range.
+        """
+        question = speech.Question(language=language, translate_to=translate_to, prompt=prompt)
+        return speech.transcribe_segments(self, audio, question, max_s=max_s, **options)
 
     # Numbers
 
-    def prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Tools = None,
-        thinking: bool = False,
-        image_tokens: ImageTokens | None = None,
-    ) -> Prompt:
-        """What the model would read: the rendered conversation as token ids and media spans."""
-        self._context.require_open()
-        checked: list[Message] = check_messages(messages)
-        return write_prompt(
-            self._model,
-            checked,
-            render=self._render,
-            lay_out=self._media.layout,
-            tools=declarations(tools),
-            thinking=thinking,
-            image_tokens=image_tokens,
+    def prompt(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[TurnOptions]) -> Prompt:
+        """What the model would read: the rendered conversation as token ids and media spans.
+
+        Args:
+            messages: as for `complete`.
+            options: as for `ask`.
+        """
+        turn = read_turn(messages, options, self.sampling)
+        return self.prompts.write(
+            turn.messages,
+            tools=turn.declarations,
+            thinking=turn.thinking,
+            image_tokens=turn.image_tokens,
         )
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
@@ -328,8 +403,7 @@ class Session(Talking, Seeing, Hearing):
             text: of any length.
             special: read control tokens such as <|turn> out of the text; otherwise they are plain characters.
         """
-        self._context.require_open()
-        return self._model.tokenize(text, special=special)
+        return self.engine.tokenize(text, special=special)
 
     def detokenize(self, ids: Sequence[int], *, special: bool = True) -> str:
         """Token ids to text.
@@ -338,8 +412,7 @@ class Session(Talking, Seeing, Hearing):
             ids: token ids.
             special: show control tokens; otherwise they are left out.
         """
-        self._context.require_open()
-        return self._model.detokenize(ids, special=special)
+        return self.engine.detokenize(ids, special=special)
 
     def logits(self, ids: Sequence[int | Image | Audio | np.ndarray] | Prompt) -> np.ndarray:
         """Logits after each position of a prompt, computed afresh.
@@ -352,52 +425,17 @@ class Session(Talking, Seeing, Hearing):
         Returns:
             float32 [n_tokens, n_vocab]; rows inside media are NaN.
         """
-        self._context.require_open()
-        items = list(ids.items) if isinstance(ids, Prompt) else self._items(ids)
-        if not items:
-            raise MessageError("There are no tokens; expected at least one.")
-        with self._engine.pool.lend(()) as state, self._context.lock:
-            state.dirty = True  # nothing is reused
-            self._context.fit(state, items)
-            return self._context.all_logits(state, items)
+        return self.engine.logits(ids.items if isinstance(ids, Prompt) else self.engine.items(ids))
 
     def embed(self, media: Image | Audio, *, image_tokens: ImageTokens | None = None) -> np.ndarray:
         """Embeddings of a picture or sound, as the model reads them.
 
+        Args:
+            media: it.
+            image_tokens: budget of a picture that names none itself.
+
         Returns:
             float32 [n_tokens, n_embd].
         """
-        self._context.require_open()
-        return self._media.span(media, image_tokens).load()
-
-    # Inside
-
-    def _items(self, ids: Sequence[int | Image | Audio | np.ndarray]) -> list[Item]:
-        items: list[Item] = []
-        for i, entry in enumerate(ids):
-            if isinstance(entry, (Image, Audio)):
-                items += wrap_span(self._model, type(entry).__name__.lower(), self._media.span(entry))
-            elif isinstance(entry, np.ndarray) and entry.ndim:
-                items.append(self._bare_span(entry, i))
-            else:
-                items.append(int(entry))
-        self._model.require_tokens([item for item in items if isinstance(item, int)])
-        return items
-
-    def _bare_span(self, array: np.ndarray, place: int) -> MediaSpan:
-        if array.ndim != 2 or array.shape[1] != self._model.n_embd or not len(array):
-            raise MessageError(
-                f"ids[{place}] is an array of shape {list(array.shape)}; expected [n, {self._model.n_embd}]."
-            )
-        return MediaSpan(f"array {place}", len(array), lambda: array, self.facts.bidirectional_images)
-
-    def _open_projector(self, facts: ProjectorFacts | None) -> Projector | None:
-        if facts is None:
-            return None
-        n_threads = self.options.n_threads or physical_cores()
-        return Projector(facts.path, self._model.handle, n_threads=n_threads, use_gpu=self._model.on_gpu)
-
-    def _markers(self) -> Markers:
-        special = self.facts.special_tokens
-        shown = Markers.from_vocab(special.get).names()
-        return Markers.from_vocab(special.get, silent=set(special.values()) - set(shown))
+        self.engine.require_open()
+        return self.engine.media.span(media, image_tokens).load()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 
 MARKER_TEXT = {
@@ -16,6 +16,12 @@ MARKER_TEXT = {
     "turn_open": "<|turn>",
     "turn_close": "<turn|>",
 }
+
+MEDIA_KINDS = ("image", "audio", "video")
+# What the template writes where a medium goes, and what stands before and after its soft tokens.
+PLACEHOLDERS = {kind: f"<|{kind}|>" for kind in MEDIA_KINDS}
+MEDIA_BEGIN = {kind: f"<|{kind}>" for kind in MEDIA_KINDS}
+MEDIA_END = {kind: f"<{kind}|>" for kind in MEDIA_KINDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,16 @@ class Markers:
     turn_open: int | None = None
     turn_close: int | None = None
     silent: frozenset[int] = frozenset()
+
+    @classmethod
+    def of_model(cls, special_tokens: Mapping[str, int]) -> Markers:
+        """Markers of a model file; all its other special tokens are silent.
+
+        Args:
+            special_tokens: text to id, from `ModelFacts`.
+        """
+        shown = cls.from_vocab(special_tokens.get).names()
+        return cls.from_vocab(special_tokens.get, silent=set(special_tokens.values()) - set(shown))
 
     @classmethod
     def from_vocab(cls, id_of: Callable[[str], int | None], silent: Iterable[int] = ()) -> Markers:

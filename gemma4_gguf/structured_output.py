@@ -14,14 +14,13 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from gemma4_gguf.engine.guided_sampler import Guide, Start, token_table
-from gemma4_gguf.engine.model import Model
+from gemma4_gguf.engine.engine import Engine
+from gemma4_gguf.engine.guided_sampler import Guide, Start
 from gemma4_gguf.errors import IncompleteReplyError, InvalidReplyError, OptionError, SchemaError
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Grammar, Text, either
 from gemma4_gguf.grammars.sources import pattern_grammar, schema_grammar, tools_grammar, type_schema
 from gemma4_gguf.options import ToolOptions
-from gemma4_gguf.special_tokens import Markers
 from gemma4_gguf.types import FinishReason, Reply
 
 TOOL_CHOICES = ("auto", "none", "required")
@@ -164,12 +163,11 @@ class ReplyRules:
     may_call: bool = True
     parallel: bool = True
 
-    def guide(self, model: Model, markers: Markers, *, thinking: bool, in_thought: bool) -> Guide | None:
+    def guide(self, engine: Engine, *, thinking: bool, in_thought: bool) -> Guide | None:
         """What a sampler follows.
 
         Args:
-            model: whose vocabulary is drawn from.
-            markers: of that vocabulary.
+            engine: whose vocabulary is drawn from.
             thinking: a thought may come first.
             in_thought: the prompt ends inside a thought.
 
@@ -185,15 +183,7 @@ class ReplyRules:
         # Calls are written with marker tokens, and whoever writes a grammar may mean them; a choice or the
         # name of a field that looks like one is text.
         literal = self.value is not None and not self.must_call and self.value.kind != "grammar"
-        return Guide(
-            token_table(model),
-            grammar,
-            markers,
-            literal=literal,
-            calls=calls,
-            start=start,
-            in_thought=in_thought,
-        )
+        return engine.guide(grammar, literal=literal, calls=calls, start=start, in_thought=in_thought)
 
     def _parts(self, start: Start) -> tuple[Grammar | None, Grammar | None, Start]:
         calls = None if self.calls is None else self.calls.grammar

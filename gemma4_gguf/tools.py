@@ -18,12 +18,10 @@ import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from gemma4_gguf.errors import ToolError
-from gemma4_gguf.types import Audio, Image, ToolCall, Video
+from gemma4_gguf.types import Audio, Image, ToolCall, ToolLike, Video
 
 MAX_NAME = 64
 _MEDIA = (Image, Audio, Video)
-
-ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Tool:
         parameters: JSON schema of its arguments, an object.
         run: takes validated arguments by name; None for a tool that the caller runs.
         arguments: Pydantic type of the arguments; None checks nothing.
+        given: the OpenAI dict that declared it, which is handed on as it is.
     """
 
     name: str
@@ -43,10 +42,13 @@ class Tool:
     parameters: dict[str, Any]
     run: Callable[..., Any] | None = field(default=None, repr=False)
     arguments: type[BaseModel] | None = field(default=None, repr=False)
+    given: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """The tool as an OpenAI dict."""
+        """The tool as the OpenAI dict that templates read."""
+        if self.given is not None:
+            return dict(self.given)
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
@@ -84,17 +86,12 @@ def as_tools(tools: Sequence[ToolLike | Tool] | None) -> tuple[Tool, ...]:
 
 
 def declarations(tools: Sequence[ToolLike | Tool] | None) -> list[dict[str, Any]] | None:
-    """Tools as the OpenAI dicts that templates read; dicts of that shape are handed on as they are.
+    """Tools as the OpenAI dicts that templates read; None without any.
 
     Raises:
         ToolError: one of them cannot be declared.
     """
-    read = as_tools(tools)
-    given = zip(tools or (), read, strict=True)
-    return [
-        dict(one) if isinstance(one, Mapping) and "function" in one else tool.declaration
-        for one, tool in given
-    ] or None
+    return [tool.declaration for tool in as_tools(tools)] or None
 
 
 def run_call(tools: Sequence[Tool], call: ToolCall, *, timeout_s: float | None = None) -> ToolResult:
@@ -146,7 +143,9 @@ def _from_dict(tool: Mapping[str, Any], where: str) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise ToolError(f"{where}.function.parameters is no JSON schema of an object.")
-    return _checked(Tool(function["name"], function.get("description") or "", dict(parameters)), where)
+    given = tool if "function" in tool else None
+    description = function.get("description") or ""
+    return _checked(Tool(function["name"], description, dict(parameters), given=given), where)
 
 
 def _from_function(function: Callable[..., Any], where: str) -> Tool:

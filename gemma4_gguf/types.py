@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image as PILImage
-
 
 IMAGE_TOKEN_BUDGETS = (70, 140, 280, 560, 1120)
 DEFAULT_IMAGE_TOKENS = 280
 DEFAULT_FRAME_TOKENS = 70
 DEFAULT_FRAMES = 32
 ImageTokens = int | Literal["auto"]  # a budget, or the smallest that does not shrink the picture
-
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
@@ -68,6 +69,69 @@ class Video:
 
 
 Part = str | Path | Image | Audio | Video
+Media = Image | Audio | Video
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of media: everything that tells it from the others.
+
+    Args:
+        kind: its name in messages and markers: "image", "audio" or "video".
+        type: the value that holds it.
+        noun: what a person calls it.
+        suffixes: of its files, in lower case.
+        magic: offset and bytes by which a file of it is told when its name does not say.
+        fields: what the value holds beside its source.
+        question: what `describe` asks of it.
+    """
+
+    kind: str
+    type: type[Media]
+    noun: str
+    suffixes: tuple[str, ...]
+    magic: tuple[tuple[int, bytes], ...]
+    fields: tuple[str, ...]
+    question: str
+
+
+# fmt: off
+MODALITIES: dict[str, Modality] = {
+    modality.kind: modality
+    for modality in (
+        Modality(
+            "image", Image, "picture",
+            (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"),
+            ((0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (8, b"WEBP")),
+            ("image_tokens",),
+            "Describe this picture in detail.",
+        ),
+        Modality(
+            "audio", Audio, "sound",
+            (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif"),
+            ((8, b"WAVE"), (0, b"fLaC"), (0, b"OggS"), (0, b"ID3")),
+            ("sample_rate_hz",),
+            "Describe what can be heard.",
+        ),
+        Modality(
+            "video", Video, "clip",
+            (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"),
+            ((0, b"\x1aE\xdf\xa3"), (4, b"ftyp")),
+            ("fps", "frames", "sound", "image_tokens"),
+            "Describe what happens in this clip from beginning to end, and when.",
+        ),
+    )
+}
+# fmt: on
+
+
+def modality_of(value: object) -> Modality | None:
+    """The modality of an Image, Audio or Video; None for anything else."""
+    return next((modality for modality in MODALITIES.values() if isinstance(value, modality.type)), None)
+
+
+ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
+"""A tool: an OpenAI dict, a Pydantic type, a Python function."""
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def test_cards_on_the_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / name / "class").write_text(f"{kind}\n")
     (tmp_path / "amdgpu").mkdir()
     (tmp_path / "0000:03:00.0/driver").symlink_to(tmp_path / "amdgpu")
-    monkeypatch.setattr(machines, "_output", lambda *command: "")
+    monkeypatch.setattr(machines, "tool_output", lambda *command: "")
     found = [card for card in graphics_cards(tmp_path) if card.vendor != "apple"]
     assert [(card.vendor, card.driver) for card in found] == [
         ("intel", ""),
@@ -233,14 +233,14 @@ def test_cards_on_the_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("amd", ""),
     ]
     assert found[1].name == "NVIDIA card at 0000:01:00.0"
-    monkeypatch.setattr(machines, "_output", lambda *command: "NVIDIA H200, 580.65\nNVIDIA H200, 580.65")
+    monkeypatch.setattr(machines, "tool_output", lambda *command: "NVIDIA H200, 580.65\nNVIDIA H200, 580.65")
     told = [card for card in graphics_cards(tmp_path) if card.vendor == "nvidia"]
     assert told == [NVIDIA, NVIDIA]
 
 
 def test_a_tool_that_fails_or_is_not_there_is_no_error() -> None:
-    assert machines._output("there-is-no-such-tool-here") == ""
-    assert machines._output("python3", "-c", "raise SystemExit(1)") == ""
+    assert machines.tool_output("there-is-no-such-tool-here") == ""
+    assert machines.tool_output("python3", "-c", "raise SystemExit(1)") == ""
 
 
 def test_a_place_that_is_not_there_yet_is_one_that_can_be_made(tmp_path: Path) -> None:

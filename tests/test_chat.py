@@ -55,7 +55,7 @@ def test_a_second_turn_pays_only_for_what_is_new(session: Session, monkeypatch: 
     chat = session.chat()
     script(monkeypatch, session, "There are two shapes.")
     first = chat.send(scene(1), "detect").usage
-    monkeypatch.setattr(session._projector, "encode_image", lambda _: pytest.fail("encoded again"))
+    monkeypatch.setattr(session.engine.projector, "encode_image", lambda _: pytest.fail("encoded again"))
     script(monkeypatch, session, "Yes.")
     usage = chat.send("sure?").usage
     new = session.tokenize("<turn|>\n<|turn>user\nsure?<turn|>\n<|turn>model\n")
@@ -116,11 +116,11 @@ def test_reuse_gives_the_logits_of_a_fresh_run(
         chat.send("five", max_tokens=2)
         monkeypatch.setattr(Context, "extend", extend)
         for items, logits in seen:
-            with session._engine.pool.lend(()) as state:
+            with session.engine.pool.lend(()) as state:
                 state.dirty = True
-                session._context.fit(state, items)
-                session._context.extend(state, items)
-                assert parity.divergence(session._context.logits(), logits) < 1e-5
+                session.engine.context.fit(state, items)
+                session.engine.context.extend(state, items)
+                assert parity.divergence(session.engine.context.logits(), logits) < 1e-5
     assert len(seen) >= 5
 
 

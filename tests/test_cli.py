@@ -136,10 +136,10 @@ def test_every_option_is_a_field_or_a_part_of_the_turn(command: str) -> None:
         "on_full",
         "help",
     }
-    parser = build_parser()
-    (commands,) = [a for a in parser._actions if a.dest == "command"]
-    actions = commands.choices[command]._actions  # type: ignore[union-attr,call-overload,index]
-    assert {action.dest for action in actions} <= known
+    known |= {"command", "run"}
+    typed = ["--top-k", "1", "--ctx", "9", "--kv-type", "f16", "--gpu-layers", "0", "--mmproj", "p.gguf"]
+    parsed = vars(build_parser().parse_args([command, "m.gguf", *typed, "--seed", "1", "--min-p", "0.1"]))
+    assert len(parsed) > 15 and set(parsed) <= known
 
 
 @pytest.mark.parametrize(

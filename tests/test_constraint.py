@@ -54,7 +54,7 @@ class Desk:
     """A model, its table, and the marker ids."""
 
     def __init__(self, session):
-        self.session, self.model = session, session._model
+        self.session, self.model = session, session.engine.model
         self.table = token_table(self.model)
         self.markers = Markers.from_vocab(self.model.token_id)
         self.bytes = {}
@@ -68,12 +68,12 @@ class Desk:
 
     def draw(self, constraint, seed=1, limit=150, **options):
         """Returns: drawn tokens without the one that ends the reply, and whether the reply is whole."""
-        guide, context, model = self.guide(constraint, **options), self.session._context, self.model
+        guide, context, model = self.guide(constraint, **options), self.session.engine.context, self.model
         plain = Sampler(SamplingOptions(seed=seed), model.n_vocab, model.facts.banned_tokens)
         sampler = GuidedSampler(plain, guide, model.n_vocab)
         items = self.session.prompt([{"role": "user", "content": "x"}]).items
         drawn = []
-        with self.session._engine.pool.lend(items) as state, context.lock:
+        with self.session.engine.pool.lend(items) as state, context.lock:
             context.extend(state, items[context.fit(state, items) :])
             while len(drawn) < limit:
                 token = sampler.draw(context.handle)
@@ -285,7 +285,7 @@ def test_the_table_is_built_once_for_a_file_and_outlives_its_model(desk, tmp_pat
     tables = []
     for _ in range(2):
         with Session(path, projector=None, n_ctx=64) as other:
-            tables.append(token_table(other._model))
+            tables.append(token_table(other.engine.model))
     assert tables[0] is tables[1] is not desk.table
     guide = Guide(tables[0], as_constraint(["yes"]).grammar, desk.markers)
     assert (guide.mask() == desk.guide(as_constraint(["yes"])).mask()).all()

@@ -28,12 +28,11 @@ def test_another_question_about_the_same_media(
     with Session(files["model"], projector=files["projector"], n_ctx=768, **EXACT) as session:
         media: list[Any] = [Image(picture(96, 144), 70)]
         media += [Audio(sweep(2000))] if session.has_audio else []
-        ends = {i: -1e9 for i in session.facts.special_tokens.values() if session._model.ends_reply(i)}
+        ends = {i: -1e9 for i in session.facts.special_tokens.values() if session.engine.model.ends_reply(i)}
         session.ask(*media, "What is this?", max_tokens=400, seed=1, logit_bias=ends)
-        held = session._engine.pool.states[0]
-        assert session._context._lib.llama_memory_seq_pos_min(session._context.reuse._memory, 0) > 100
-        assert held.snapshots
-        projector = session._projector
+        held = session.engine.pool.states[0]
+        assert session.engine.context.reuse.oldest(held) > 100 and held.snapshots
+        projector = session.engine.projector
         for name in ("encode_image", "encode_audio"):
             monkeypatch.setattr(projector, name, lambda *_: pytest.fail("encoded again"))
         usage = session.ask(*media, "And what is that?", max_tokens=1).usage

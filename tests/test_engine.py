@@ -357,10 +357,10 @@ def test_one_team_of_threads_computes_whoever_asks(opened: Callable[..., Context
 
 
 def test_ctrl_c_reaches_a_long_decode(opened: Callable[..., Context]) -> None:
-    interrupt = opened("e2b")._interrupt
+    interrupt = opened("e2b").interrupt
 
     def until_told() -> int:
-        while interrupt._flag[0] == b"\0":
+        while not interrupt.told:
             time.sleep(0.005)
         return 2
 
@@ -379,10 +379,10 @@ def test_an_aborted_decode_leaves_the_context_usable(opened: Callable[..., Conte
     state = SequenceState(0)
     state.dirty = True
     context.fit(state, items)
-    context._interrupt._flag[0] = b"\x01"
+    context.interrupt.stop()
     with pytest.raises(EngineError, match="interrupted"):
         context.extend(state, items)
-    context._interrupt._flag[0] = b"\0"
+    context.interrupt.go_on()
     assert context.fit(state, items) == 0
     context.extend(state, items)
     assert np.abs(context.logits() - expected).max() < 1e-4

@@ -28,13 +28,17 @@ from gemma4_gguf.media.audio import (
     load_pieces,
     sound_duration_s,
 )
-from gemma4_gguf.tasks.speech import Hearing, join_texts, question
+from gemma4_gguf.tasks.speech import Question, join_texts
 from gemma4_gguf.types import Part
 
 RATE = 16_000
 
 
-class Writes(Hearing):
+def question(language: str | None, translate_to: str | None) -> str:
+    return Question(language=language, translate_to=translate_to).text
+
+
+class Writes(Session):
     """Numbers the pieces, and remembers what it was asked."""
 
     def __init__(self, *answers: str, finish_reason: str = "stop") -> None:

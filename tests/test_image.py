@@ -17,7 +17,6 @@ from media_samples import picture
 from PIL import Image, ImageCms
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.decode import data_uri_bytes, is_data_uri
 from gemma4_gguf.media.image import TOKEN_PX, prepare_image, read_image, smallest_budget
 
 # Six coloured fields, so that every turn and mirror gives another picture.
@@ -325,13 +324,3 @@ def test_damage_gives_a_picture_or_a_media_error(
         assert read_image(bytes(content)).mode == "RGB"
     except MediaError as error:
         assert str(error).endswith(".")
-
-
-def test_data_uris() -> None:
-    assert is_data_uri("data:image/png;base64,AAAA") and not is_data_uri("photo.png")
-    assert data_uri_bytes("data:image/png;base64,aGk=") == b"hi"
-    assert data_uri_bytes("data:text/plain;charset=utf-8;base64,aGk=") == b"hi"
-    assert data_uri_bytes("data:,a%20b") == b"a b"
-    for wrong in ("data:image/png;base64,a*b", "data:image/png;base64,aGk", "photo.png"):
-        with pytest.raises(MediaError):
-            data_uri_bytes(wrong)

@@ -18,6 +18,7 @@ from test_nano_data import tokenizer, voices  # noqa: F401 (fixtures)
 from tokenizers import Tokenizer
 
 from gemma4_gguf.tasks import speech, vision
+from gemma4_gguf.types import MODALITIES
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def test_what_the_session_asks_is_learned() -> None:
     assert tasks_picture.SESSION_DETECT == vision.DETECT_PROMPT
     assert tasks_picture.SESSION_POINT == vision.POINT_PROMPT
     assert vision.EVERYTHING in tasks_picture.EVERYTHING
-    assert vision.DESCRIBE_PROMPTS["image"] in tasks_picture.DESCRIBE
-    assert vision.DESCRIBE_PROMPTS["video"] in tasks_picture.MOTION
+    assert MODALITIES["image"].question in tasks_picture.DESCRIBE
+    assert MODALITIES["video"].question in tasks_picture.MOTION
     asked = speech.TRANSCRIBE_PROMPT.format(language=speech.SPOKEN_LANGUAGE)
     assert asked in tasks_sound.TRANSCRIBE
 

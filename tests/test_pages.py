@@ -137,7 +137,7 @@ def test_a_file_without_rows_is_never_released_again(
     held = FilePages(file)
     monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("released"))
     held.after_decode(10 * ROWS_KEPT)
-    assert held._matrices and not held._rows
+    assert held.matrices and not held.rows
 
 
 def test_no_file_means_no_mappings(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_no_file_means_no_mappings(tmp_path: Path) -> None:
     held = FilePages(None)
     held.after_load()
     held.after_decode(1000)
-    assert held._matrices == held._rows == ()
+    assert held.matrices == held.rows == ()
 
 
 @pytest.mark.parametrize("platform", ["win32", "freebsd14"])
@@ -168,7 +168,7 @@ def test_a_file_numbered_differently_is_found_by_name(file: Path) -> None:
         "7f0000004000-7f0000005000 r--s 00000000 00:2f 78                         /lib/other.so\n",
         "VmFlags: rd mr\n",
     ]
-    assert list(resident_pages._parse_smaps(lines, file)) == [
+    assert list(resident_pages.parse_smaps(lines, file)) == [
         Mapping(0x7F0000000000, 0x7F0000002000, 4096, random=True)
     ]
 
@@ -197,7 +197,7 @@ def test_a_session_leaves_the_table_in_the_file(converted: Callable[..., dict[st
         assert resident(path)[True] == 0
         assert 0 < resident(path)[False] < n_bytes
         session.ask("Hello", max_tokens=ROWS_KEPT, temperature=0)
-        (rows,) = session._model.pages._rows
+        (rows,) = session.engine.model.pages.rows
         assert table.n_bytes <= rows.stop - rows.start <= table.n_bytes + 2 * PAGE
 
 
@@ -218,7 +218,7 @@ def test_a_closed_session_releases_nothing(
 ) -> None:
     """What lies at those addresses then may be somebody's only copy."""
     session = Session(converted("e2b")["model"], projector=None, device="cpu", n_ctx=256)
-    model = session._model
+    model = session.engine.model
     session.close()
     monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("released"))
     model.pages.after_load()

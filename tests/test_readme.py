@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from clips import clip
 from media_samples import speech, wav
 
 from gemma4_gguf.cli.main import build_parser, main
+from gemma4_gguf.generation import Turn
 from gemma4_gguf.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,14 +57,12 @@ def place(
 
     (tmp_path / "receipt.json").write_text('{"type": "object", "properties": {"shop": {"type": "string"}}}')
 
-    def short(self: Session, *messages: Any, sampling: Any, schema: Any = None, **options: Any) -> Any:
-        from dataclasses import replace
-
-        sampling = replace(sampling, max_tokens=MAX_TOKENS)
-        if schema is not None:  # random weights would never close a text, a list or a number
+    def short(self: Session, turn: Turn, **options: Any) -> Any:
+        sampling = replace(turn.sampling, max_tokens=MAX_TOKENS)
+        if turn.rules.value is not None:  # random weights would never close a text, a list or a number
             ends = tuple((i, 40.0) for text in '"}],' for i in self.tokenize(text))
             sampling = replace(sampling, max_tokens=200, temperature=0, logit_bias=ends)
-        return generate(self, *messages, sampling=sampling, schema=schema, **options)
+        return generate(self, replace(turn, sampling=sampling), **options)
 
     monkeypatch.setattr(Session, "generate", short)
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,7 @@ from test_readme import MODEL, OWN, blocks, run_block
 
 from gemma4_gguf import Box, Session
 from gemma4_gguf.cli.main import main
+from gemma4_gguf.generation import Turn
 
 #: A line of the example -> (what it says -> what the small model is asked, what it must print).
 RETOLD: dict[str, tuple[dict[str, str], str]] = {
@@ -101,8 +102,8 @@ def place(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     clip.rename(tmp_path / "holiday.mp4")
     generate = Session.generate
 
-    def greedy(self: Session, *messages: Any, sampling: Any, **options: Any) -> Any:
-        return generate(self, *messages, sampling=replace(sampling, temperature=0), **options)
+    def greedy(self: Session, turn: Turn, **options: Any) -> Any:
+        return generate(self, replace(turn, sampling=replace(turn.sampling, temperature=0)), **options)
 
     monkeypatch.setattr(Session, "generate", greedy)
     monkeypatch.chdir(tmp_path)

@@ -363,6 +363,6 @@ def test_wrong_state_would_be_noticed(opened: Callable[..., Context]) -> None:
     items = talk.prompt()[: positions_before_turn(talk, 2)]
     n_kept = len(items) - 5
     state.truncate(n_kept)
-    assert context._lib.llama_memory_seq_rm(context.reuse._memory, 0, n_kept, -1)
+    assert context.reuse.forget(state, n_kept)
     context.extend(state, items[n_kept:])
     assert float(parity.divergence(fresh_logits(fresh, items), context.logits())) > 1e-3

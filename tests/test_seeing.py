@@ -17,13 +17,13 @@ from gemma4_gguf import Box, Chunk, Image, Point, Reply, Session, Video, draw_bo
 from gemma4_gguf.errors import MediaError, MessageError, OptionError
 from gemma4_gguf.grammars import load
 from gemma4_gguf.prompt.messages import check_messages
-from gemma4_gguf.tasks.vision import DESCRIBE_PROMPTS, DETECT_PROMPT, MAX_LIST_TOKENS, POINT_PROMPT, Seeing
-from gemma4_gguf.types import Part
+from gemma4_gguf.tasks.vision import DETECT_PROMPT, MAX_LIST_TOKENS, POINT_PROMPT
+from gemma4_gguf.types import MODALITIES, Part
 
 NANO_QUESTION: dict[str, Any] = {"prompt": "detect", "image_tokens": 70}  # what the small model was taught
 
 
-class Answers(Seeing):
+class Answers(Session):
     """Says what it is told to, and remembers what it was asked."""
 
     def __init__(self, text: str, finish_reason: str = "stop") -> None:
@@ -148,9 +148,9 @@ def test_describe(session: Session, tmp_path: Path) -> None:
     assert "purple circle" in reply.text and reply.usage.prompt_tokens > 64
     model = Answers("A mug.")
     assert model.describe(SCENE, thinking=True).text == "A mug."
-    assert model.parts == (Image(SCENE), DESCRIBE_PROMPTS["image"]) and model.options == {"thinking": True}
+    assert model.parts == (Image(SCENE), MODALITIES["image"].question) and model.options == {"thinking": True}
     model.describe("film.mp4")
-    assert model.parts == (Video(Path("film.mp4")), DESCRIBE_PROMPTS["video"])
+    assert model.parts == (Video(Path("film.mp4")), MODALITIES["video"].question)
     model.describe(Video("film.mp4", frames=3), prompt="Who?")
     assert model.parts == (Video("film.mp4", frames=3), "Who?")
     (tmp_path / "words").write_text("words")

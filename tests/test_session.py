@@ -7,7 +7,6 @@ import gc
 import io
 import re
 import threading
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 from nano_samples import GREEDY, NANO, SAMPLES, TRANSFORMERS, TRUTH, overlap, scene
 from PIL import Image as PILImage
 
-import gemma4_gguf.session as session_module
+import gemma4_gguf.engine.engine as engine_module
 from gemma4_gguf import Image, Session
 from gemma4_gguf.convert import convert_checkpoint
 from gemma4_gguf.engine.model import Model
@@ -187,29 +186,31 @@ def test_closing_twice_and_asking_afterwards(nano: Path) -> None:
 
 
 def test_a_failed_opening_frees_what_was_open(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[weakref.finalize] = []
+    opened: list[Model] = []
 
     class Watched(Model):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            opened.append(self._finalizer)
+            opened.append(self)
 
     def fail(*_: Any, **__: Any) -> None:
         raise EngineError("no room")
 
-    monkeypatch.setattr(session_module, "Model", Watched)
-    monkeypatch.setattr(session_module, "Context", fail)
+    monkeypatch.setattr(engine_module, "Model", Watched)
+    monkeypatch.setattr(engine_module, "Context", fail)
     with pytest.raises(EngineError, match="no room"):
         Session(nano, n_threads=2)
-    assert len(opened) == 1 and not opened[0].alive
+    assert len(opened) == 1 and opened[0].handle is None
 
 
 def test_a_forgotten_session_is_freed(nano: Path) -> None:
     session = Session(nano, n_ctx=64, n_threads=2)
-    finalizers = [session._model._finalizer, session._context._finalizer, session._projector._finalizer]
-    del session
+    engine = session.engine
+    held = [engine.model, engine.context, engine.projector]
+    assert all(one is not None and one.handle for one in held)
+    del session, engine
     gc.collect()
-    assert not any(finalizer.alive for finalizer in finalizers)
+    assert not any(one is not None and one.handle for one in held)
 
 
 # Numbers
@@ -254,5 +255,5 @@ def test_encoded_pictures_are_remembered(session: Session, monkeypatch: pytest.M
     picture = io.BytesIO()
     PILImage.new("RGB", (96, 48), (10, 200, 30)).save(picture, "PNG")
     first = session.embed(Image(picture.getvalue(), 70))
-    monkeypatch.setattr(session._projector, "encode_image", lambda _: pytest.fail("encoded again"))
+    monkeypatch.setattr(session.engine.projector, "encode_image", lambda _: pytest.fail("encoded again"))
     assert session.embed(Image(picture.getvalue(), 70)) is first

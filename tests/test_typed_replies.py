@@ -137,7 +137,7 @@ def test_a_number_that_could_go_on_is_cut(random_session: Session) -> None:
 
 
 def never_end(session: Session) -> dict[int, float]:
-    ends = [i for i in session.facts.special_tokens.values() if session._model.ends_reply(i)]
+    ends = [i for i in session.facts.special_tokens.values() if session.engine.model.ends_reply(i)]
     return dict.fromkeys(ends, -1e9)
 
 
@@ -169,7 +169,9 @@ def test_a_bad_schema_is_refused_before_anything_is_drawn(
 def test_a_dead_end_is_an_error_and_the_session_goes_on(random_session: Session) -> None:
     """Nothing that the grammar allows may be drawn."""
     vocabulary = range(random_session.facts.n_vocab)
-    barred = {i: float("-inf") for i in vocabulary if random_session._model.piece(i)[:1] in (b"y", b"n")}
+    barred = {
+        i: float("-inf") for i in vocabulary if random_session.engine.model.piece(i)[:1] in (b"y", b"n")
+    }
     with pytest.raises(GrammarError, match="fits the grammar"):
         random_session.ask("Go on.", schema=["yes", "no"], logit_bias=barred)
     assert random_session.ask("Go on.", schema=["yes", "no"]).parsed in ("yes", "no")

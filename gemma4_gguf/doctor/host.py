@@ -51,6 +51,8 @@ TRIED = {
     "docstring-parser": ("0.16", "0.18.0"),
     "rich": ("13.7", "15.0.0"),
     "packaging": ("23.0", "26.4"),
+    "cachetools": ("5.3", "8.0.2"),
+    "typing-extensions": ("4.6.1", "4.16.0"),
 }
 _VENDORS: dict[str, Vendor] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 _MAKERS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
@@ -225,9 +227,9 @@ def _free(path: Path) -> int:
 def _processor() -> tuple[str, str]:
     """Flags and name."""
     if sys.platform == "darwin":
-        brand = _output("sysctl", "-n", "machdep.cpu.brand_string")
-        intel = _output("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
-        arm = re.findall(r"hw\.optional\.arm\.(\w+): 1", _output("sysctl", "hw.optional.arm"))
+        brand = tool_output("sysctl", "-n", "machdep.cpu.brand_string")
+        intel = tool_output("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
+        arm = re.findall(r"hw\.optional\.arm\.(\w+): 1", tool_output("sysctl", "hw.optional.arm"))
         return " ".join([intel, *arm, "neon" if platform.machine() == "arm64" else ""]), brand
     info = _read(Path("/proc/cpuinfo"))
     flags = re.search(r"^(?:flags|Features)\s*: (.*)$", info, re.M)
@@ -237,7 +239,7 @@ def _processor() -> tuple[str, str]:
 
 def _nvidia_cards() -> list[Card]:
     query = "--query-gpu=name,driver_version"
-    rows = _output("nvidia-smi", query, "--format=csv,noheader").splitlines()
+    rows = tool_output("nvidia-smi", query, "--format=csv,noheader").splitlines()
     parts = [[part.strip() for part in row.split(",")] for row in rows]
     return [Card("nvidia", name, driver) for name, driver in (part for part in parts if len(part) == 2)]
 
@@ -261,7 +263,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _output(*command: str) -> str:
+def tool_output(*command: str) -> str:
     """What a tool prints; "" if it is not there or fails."""
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)

@@ -111,12 +111,22 @@ class Interrupt:
     def run(self, work: Callable[[], int]) -> int:
         """Runs a decode; Ctrl-C stops it first and is then raised."""
         try:
-            return compute(work, self._stop)
+            return compute(work, self.stop)
         finally:
-            self._flag[0] = b"\0"
+            self.go_on()
 
-    def _stop(self) -> None:
+    @property
+    def told(self) -> bool:
+        """Whether the decode was told to stop."""
+        return bool(self._flag[0] != b"\0")
+
+    def stop(self) -> None:
+        """Makes a running decode, or the next one, return soon."""
         self._flag[0] = b"\x01"
+
+    def go_on(self) -> None:
+        """Takes `stop` back."""
+        self._flag[0] = b"\0"
 
 
 def _libc() -> Any:

@@ -80,7 +80,7 @@ class Context:
         self.reuse = self._make_reuse(options)
         self._batch = Batch(lib, self.n_batch, self.n_seq)
         self._single = Batch(lib, 1, self.n_seq)
-        self._interrupt = Interrupt(lib, handle)
+        self.interrupt = Interrupt(lib, handle)
         if options.n_ctx > model.facts.n_ctx_train:
             _log.warning(
                 "n_ctx %d is more than the model was trained for (%d)", options.n_ctx, model.facts.n_ctx_train
@@ -205,7 +205,7 @@ class Context:
         self.require_room(state.n_past + 1)
         state.dirty = True
         batch = self._single.set_one(token, state.n_past, state.number)
-        code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
+        code = self.interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
         if code:
             raise _failed(code, self.model.on_gpu)
         self.model.pages.after_decode(1)
@@ -271,7 +271,7 @@ class Context:
             self._lib.llama_set_causal_attn(self.handle, True)
 
     def _decode(self, batch: Any) -> None:
-        code = self._interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
+        code = self.interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
         self.model.pages.after_decode(batch.n_tokens)
         if code:
             raise _failed(code, self.model.on_gpu)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from cachetools import LRUCache
 
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.model import Model
@@ -98,7 +98,7 @@ class _Vocabulary:
         return [self._of_byte.get(bytes([byte]), self.eos_token_id) for byte in data]
 
 
-_tables: OrderedDict[tuple[Any, ...], TokenTable] = OrderedDict()
+_tables: LRUCache[tuple[Any, ...], TokenTable] = LRUCache(_MAX_TABLES)
 _tables_lock = threading.Lock()
 
 
@@ -107,12 +107,10 @@ def token_table(model: Model) -> TokenTable:
     status = model.facts.path.stat()
     key = (model.facts.path.resolve(), status.st_size, status.st_mtime_ns)
     with _tables_lock:
-        if key not in _tables:
-            _tables[key] = TokenTable(model)
-        _tables.move_to_end(key)
-        while len(_tables) > _MAX_TABLES:
-            _tables.popitem(last=False)
-        return _tables[key]
+        table = _tables.get(key)
+        if table is None:
+            table = _tables[key] = TokenTable(model)
+        return table
 
 
 class Guide:

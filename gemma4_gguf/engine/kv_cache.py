@@ -73,6 +73,24 @@ def common_items(one: Sequence[Item], other: Sequence[Item]) -> int:
     return min(len(one), len(other))
 
 
+@dataclass(frozen=True, eq=False)
+class SavedSequence:
+    """A sequence outside of the cache.
+
+    Args:
+        items: what it holds; the embeddings of its media are not kept.
+        data: uint8 [n_bytes], the state as llama.cpp wrote it.
+    """
+
+    items: tuple[Item, ...]
+    data: np.ndarray
+
+    @property
+    def n_past(self) -> int:
+        """Positions it takes."""
+        return n_positions(self.items)
+
+
 class SequenceState:
     """The items of one sequence of the cache.
 

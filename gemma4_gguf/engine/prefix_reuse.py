@@ -131,15 +131,23 @@ class Reuse:
 
     def _reaches(self, state: SequenceState, n_past: int) -> bool:
         """The next token attends to n_swa - 1 positions before it; the oldest of them must still be there."""
-        oldest = self._lib.llama_memory_seq_pos_min(self._memory, state.number)
+        oldest = self.oldest(state)
         newest = self._lib.llama_memory_seq_pos_max(self._memory, state.number)
         return bool(0 <= oldest <= max(0, n_past - self._n_swa + 1) and newest >= n_past - 1)
+
+    def oldest(self, state: SequenceState) -> int:
+        """The oldest position of a sequence that is still in the sliding-window layers; -1 if it is empty."""
+        return int(self._lib.llama_memory_seq_pos_min(self._memory, state.number))
+
+    def forget(self, state: SequenceState, n_past: int) -> bool:
+        """Drops all positions from n_past on. True does not mean that the window before them is there."""
+        return bool(self._lib.llama_memory_seq_rm(self._memory, state.number, n_past, -1))
 
     def _go_back(self, state: SequenceState, way: _Way) -> bool:
         state.truncate(way.n_items)
         if way.snapshot is not None and not self._restore(state, way.snapshot):
             return False
-        self._lib.llama_memory_seq_rm(self._memory, state.number, way.n_past, -1)
+        self.forget(state, way.n_past)
         return True
 
     def _take_over(self, state: SequenceState, way: _Way) -> bool:

@@ -22,7 +22,7 @@ from gemma4_gguf.engine.model import path_bytes
 from gemma4_gguf.engine.projector_patches import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
 from gemma4_gguf.files.projector_file import check_layout
-from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES, SAMPLE_RATE_HZ
+from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES
 from gemma4_gguf.media.mel import count_tokens
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
@@ -71,19 +71,14 @@ class Projector:
         self._fixes: GraphFixes | None = None
         if fix_activation or self.layout.has_conformer:
             self._fixes = GraphFixes(activation=fix_activation)
-        self._handle: Any = self._open(model, n_threads, use_gpu, flash_attention)
-        self._finalizer = weakref.finalize(self, self._lib.mtmd_free, self._handle)
+        self.handle: Any = self._open(model, n_threads, use_gpu, flash_attention)
+        self._finalizer = weakref.finalize(self, self._lib.mtmd_free, self.handle)
         self.n_embd = facts.width
-        self.has_vision = bool(self._lib.mtmd_support_vision(self._handle))
-        self.has_audio = bool(self._lib.mtmd_support_audio(self._handle))
+        self.has_vision = bool(self._lib.mtmd_support_vision(self.handle))
+        self.has_audio = bool(self._lib.mtmd_support_audio(self.handle))
         if (self.has_vision, self.has_audio) != (facts.has_vision, facts.has_audio):
             self.close()
             raise EngineError(f"llama.cpp cannot use all of {facts.path}. Convert the checkpoint again.")
-
-    @property
-    def sample_rate_hz(self) -> int | None:
-        """Rate of the sounds it takes, None without ears."""
-        return SAMPLE_RATE_HZ if self.has_audio else None
 
     def count_image_tokens(self, pixels: np.ndarray) -> int:
         """Soft tokens of a prepared picture, uint8 [height, width, 3].
@@ -194,7 +189,7 @@ class Projector:
         """Frees everything. Calling it again does nothing."""
         with self._lock:
             self._finalizer()
-            self._handle = None
+            self.handle = None
 
     def __enter__(self) -> Projector:
         return self
@@ -238,7 +233,7 @@ class Projector:
         lib = self._lib
         chunks = lib.mtmd_input_chunks_init()
         try:
-            if self._handle is None:
+            if self.handle is None:
                 raise EngineError("The projector is closed. Open the session again.")
             with library.complaints() as said:
                 chunk = self._only_media_chunk(bitmap, chunks, kind, said)
@@ -248,7 +243,7 @@ class Projector:
                         f"llama.cpp makes {found} tokens of this, transformers {n_tokens}: this version of "
                         "llama-cpp-python prepares media in another way. Install 0.3.36."
                     )
-                handle = self._handle
+                handle = self.handle
                 if self._fixes is not None:
                     self._fixes.begin()
                 status = compute(
@@ -259,7 +254,7 @@ class Projector:
                     self._fixes.raise_interrupt()
                 if status != 0:
                     raise EngineError(f"llama.cpp failed to encode the media.{library.quote(said)}")
-            output = lib.mtmd_get_output_embd(self._handle)
+            output = lib.mtmd_get_output_embd(self.handle)
             embeddings = np.ctypeslib.as_array(output, (n_tokens, self.n_embd)).copy()
         finally:
             lib.mtmd_input_chunks_free(chunks)
@@ -280,7 +275,7 @@ class Projector:
         text.text, text.text_len = marker, len(marker)
         text.add_special, text.parse_special = False, True
         bitmaps = (ctypes.c_void_p * 1)(bitmap)
-        status = lib.mtmd_tokenize(self._handle, chunks, ctypes.byref(text), bitmaps, 1)
+        status = lib.mtmd_tokenize(self.handle, chunks, ctypes.byref(text), bitmaps, 1)
         if status != 0:
             raise EngineError(f"llama.cpp cannot prepare the media (status {status}).{library.quote(said)}")
         every = [lib.mtmd_input_chunks_get(chunks, i) for i in range(lib.mtmd_input_chunks_size(chunks))]

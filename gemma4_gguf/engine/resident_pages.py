@@ -73,16 +73,16 @@ class FilePages:
 
     def __init__(self, path: Path | None, tensors: Sequence[tuple[int, int]] = ()) -> None:
         mappings = () if path is None else tuple(read_only_mappings(path))
-        self._rows = tuple(mapping for mapping in mappings if mapping.random)
-        self._matrices = tuple(mapping for mapping in mappings if not mapping.random)
+        self.rows = tuple(mapping for mapping in mappings if mapping.random)
+        self.matrices = tuple(mapping for mapping in mappings if not mapping.random)
         self._tensors = tensors
         self._n_tokens = 0
 
     def after_load(self) -> None:
         """Leaves mapped what every token reads. Call it when the model is loaded and nothing was decoded."""
-        _advise(self._rows, _NO_HUGE_PAGES)
-        _advise(self._rows, _DONTNEED)
-        for mapping in self._matrices:
+        _advise(self.rows, _NO_HUGE_PAGES)
+        _advise(self.rows, _DONTNEED)
+        for mapping in self.matrices:
             dead, needed = _by_use(mapping, self._tensors)
             _advise(dead, _NO_HUGE_PAGES)
             _advise([mapping], _DONTNEED)
@@ -96,9 +96,9 @@ class FilePages:
             n_tokens: decoded since the last call.
         """
         self._n_tokens += n_tokens
-        if self._rows and self._n_tokens >= ROWS_KEPT:
+        if self.rows and self._n_tokens >= ROWS_KEPT:
             self._n_tokens = 0
-            _advise(self._rows, _DONTNEED)
+            _advise(self.rows, _DONTNEED)
 
 
 def read_only_mappings(path: Path) -> list[Mapping]:
@@ -106,7 +106,7 @@ def read_only_mappings(path: Path) -> list[Mapping]:
     try:
         if sys.platform == "linux":
             with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as lines:
-                return list(_parse_smaps(lines, path))
+                return list(parse_smaps(lines, path))
         if sys.platform == "darwin":
             from gemma4_gguf.engine.resident_pages_macos import mappings
 
@@ -116,7 +116,7 @@ def read_only_mappings(path: Path) -> list[Mapping]:
     return []
 
 
-def _parse_smaps(lines: Iterable[str], path: Path) -> Iterator[Mapping]:
+def parse_smaps(lines: Iterable[str], path: Path) -> Iterator[Mapping]:
     """Mappings of a file in the text of /proc/self/smaps: a line of addresses, then lines about it."""
     stat = path.stat()
     file = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x} {stat.st_ino}"

@@ -6,42 +6,13 @@ Files are opened here and handed over as streams, so that FFmpeg never reads a n
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote_to_bytes
 
 from gemma4_gguf.errors import MediaError
-
-_DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<parameters>(;[^,;]*)*),", re.I)
-
-
-def is_data_uri(text: str) -> bool:
-    """Whether a text is a data URI (data:image/png;base64,…)."""
-    return _DATA_URI.match(text) is not None
-
-
-def data_uri_bytes(text: str) -> bytes:
-    """Content of a data URI.
-
-    Raises:
-        MediaError: it is no data URI, or not valid base64.
-    """
-    match = _DATA_URI.match(text)
-    if match is None:
-        raise MediaError(f"{text[:40]!r} is no data URI; expected data:<type>;base64,<content>.")
-    content = text[match.end() :]
-    if "base64" not in match["parameters"].lower().split(";"):
-        return unquote_to_bytes(content)
-    try:
-        return base64.b64decode("".join(content.split()), validate=True)
-    except binascii.Error as error:
-        raise MediaError(f"The data URI does not hold valid base64: {error}. Encode it again.") from error
 
 
 @contextlib.contextmanager

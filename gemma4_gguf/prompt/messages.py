@@ -18,28 +18,10 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.types import Audio, Image, Video
+from gemma4_gguf.types import MODALITIES, Audio, Image, Media, Video, modality_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DETAIL_TOKENS = {"low": 70, "high": 1120, "auto": None}
-
-_SUFFIXES: tuple[tuple[type[Image | Audio | Video], tuple[str, ...]], ...] = (
-    (Image, (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")),
-    (Audio, (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif")),
-    (Video, (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")),
-)
-_MAGIC: tuple[tuple[int, bytes, type[Image | Audio | Video]], ...] = (
-    (0, b"\x89PNG", Image),
-    (0, b"\xff\xd8\xff", Image),
-    (0, b"GIF8", Image),
-    (8, b"WEBP", Image),
-    (8, b"WAVE", Audio),
-    (0, b"fLaC", Audio),
-    (0, b"OggS", Audio),
-    (0, b"ID3", Audio),
-    (0, b"\x1aE\xdf\xa3", Video),
-    (4, b"ftyp", Video),
-)
 
 Message = dict[str, Any]
 
@@ -78,7 +60,7 @@ def user_message(parts: Sequence[Any]) -> Message:
     return {"role": "user", "content": [_loose_part(part, f"part {i}") for i, part in enumerate(parts)]}
 
 
-def media_parts(messages: Sequence[Message]) -> list[Image | Audio | Video]:
+def media_parts(messages: Sequence[Message]) -> list[Media]:
     """Pictures, sounds and clips of a checked conversation, in order."""
     found = []
     for message in messages:
@@ -168,17 +150,9 @@ def _text_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _image_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    image = _wrapped(part.get("image"), Image, f"{where}.image")
-    return {"type": "image", "image": image}
-
-
-def _audio_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return {"type": "audio", "audio": _wrapped(part.get("audio"), Audio, f"{where}.audio")}
-
-
-def _video_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return {"type": "video", "video": _wrapped(part.get("video"), Video, f"{where}.video")}
+def _media_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kind = str(part["type"])
+    return {"type": kind, kind: _wrapped(part.get(kind), MODALITIES[kind].type, f"{where}.{kind}")}
 
 
 def _image_url_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -212,9 +186,7 @@ _PARTS: dict[str, Callable[[Mapping[str, Any], str], dict[str, Any]]] = {
     "image_url": _image_url_part,
     "input_audio": _input_audio_part,
     "video_url": _video_url_part,
-    "image": _image_part,
-    "audio": _audio_part,
-    "video": _video_part,
+    **dict.fromkeys(MODALITIES, _media_part),
 }
 
 
@@ -234,28 +206,27 @@ def _loose_part(part: Any, where: str) -> dict[str, Any]:
         part = _guess(part, where)
     if _is_pil(part):
         part = Image(part)
-    for kind in (Image, Audio, Video):
-        if isinstance(part, kind):
-            name = kind.__name__.lower()
-            return {"type": name, name: part}
+    modality = modality_of(part)
+    if modality is not None:
+        return {"type": modality.kind, modality.kind: part}
     raise MessageError(
         f"{where} is a {type(part).__name__}; expected text, a Path, Image, Audio, Video or a PIL image."
     )
 
 
-def _guess(path: Path, where: str) -> Image | Audio | Video:
+def _guess(path: Path, where: str) -> Media:
     """Tells what a file is by its name, else by its first bytes."""
-    for kind, suffixes in _SUFFIXES:
-        if path.suffix.lower() in suffixes:
-            return kind(path)
+    for modality in MODALITIES.values():
+        if path.suffix.lower() in modality.suffixes:
+            return modality.type(path)
     try:
         with path.open("rb") as stream:
             head = stream.read(16)
     except OSError as error:
         raise MessageError(f"{where}: {path} cannot be read: {error.strerror or error}.") from error
-    for offset, magic, kind in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return kind(path)
+    for modality in MODALITIES.values():
+        if any(head[offset : offset + len(magic)] == magic for offset, magic in modality.magic):
+            return modality.type(path)
     raise MessageError(
         f"{where}: {path} is no picture, sound or video that is known by its name or its first bytes. "
         "Wrap it in Image(…), Audio(…) or Video(…), or pass its text as str."

@@ -1,24 +1,27 @@
-"""What the abilities of a session (seeing, hearing) rest on: a question and its reply."""
+"""Asking: what the tasks of a session rest on, a question and its reply."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Generator
+from typing import Protocol
 
+from typing_extensions import Unpack
+
+from gemma4_gguf.options import TurnOptions
 from gemma4_gguf.types import Chunk, Part, Reply
 
 
 class Asks(Protocol):
     """Something that answers: a Session."""
 
-    def ask(self, *parts: Part, **options: Any) -> Reply:
+    def ask(self, *parts: Part, **options: Unpack[TurnOptions]) -> Reply:
         """Asks one question, without memory of earlier ones."""
 
-    def stream(self, *parts: Part, **options: Any) -> Generator[Chunk, None, None]:
+    def stream(self, *parts: Part, **options: Unpack[TurnOptions]) -> Generator[Chunk, None, None]:
         """Asks, and yields the reply as it comes; what is wrong with the question is raised at once."""
 
 
-def careful(options: Mapping[str, Any], max_tokens: int | None = None) -> dict[str, Any]:
+def careful(options: TurnOptions, max_tokens: int | None = None) -> TurnOptions:
     """Options of `ask` for an answer that is to be read by a program.
 
     Args:
@@ -28,7 +31,7 @@ def careful(options: Mapping[str, Any], max_tokens: int | None = None) -> dict[s
     Returns:
         The options with the most likely token drawn each time, unless `sampling` says how.
     """
-    chosen = dict(options)
+    chosen: TurnOptions = {**options}
     if chosen.get("sampling") is None:
         chosen.setdefault("temperature", 0)
         if max_tokens is not None and not chosen.get("thinking"):

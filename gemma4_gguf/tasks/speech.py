@@ -1,4 +1,4 @@
-"""Ears: speech of any length to text, with the time of every piece.
+"""Speech: sounds of any length to text, with the time of every piece.
 
 A model hears 30 seconds at once. What is longer is cut at pauses, and each piece is asked for word by word:
 an instruction of the user's own, repeated for every piece, makes models answer instead of writing down.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import Unpack
 
 from gemma4_gguf.errors import OptionError
 from gemma4_gguf.media.audio import MAX_CLIP_S, SAMPLE_RATE_HZ, Piece, is_silent, load_pieces
+from gemma4_gguf.options import TurnOptions
 from gemma4_gguf.tasks.asks import Asks, careful
 from gemma4_gguf.tasks.languages import language_name
 from gemma4_gguf.types import Audio, Chunk, Reply, Segment
@@ -39,109 +43,56 @@ TOKENS_PER_S, SPARE_TOKENS = 20, 64
 _log = logging.getLogger(__name__)
 
 
-class Hearing:
-    """The part of a Session that listens."""
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of every piece of a sound.
 
-    def transcribe(
-        self: Asks,
-        audio: SoundSource,
-        *,
-        language: str | None = None,
-        translate_to: str | None = None,
-        prompt: str | None = None,
-        max_s: float = MAX_CLIP_S,
-        **options: Any,
-    ) -> str:
-        """Writes down what is said.
+    Args:
+        language: what is spoken, "German" or "de"; None leaves it to the model.
+        translate_to: write it in this language instead.
+        prompt: instead of the usual question.
+    """
 
-        Args:
-            audio: a path or the content of any file with sound (videos too), Audio, or samples at 16 kHz; of
-                any length.
-            language: what is spoken, "German" or "de"; None leaves it to the model.
-            translate_to: write it in this language instead.
-            prompt: asked of every piece instead of the usual question.
-            max_s: longest piece heard at once, 1 to 30 seconds.
-            options: as for `ask`. The most likely tokens are drawn unless told otherwise.
+    language: str | None = None
+    translate_to: str | None = None
+    prompt: str | None = None
 
-        Returns:
-            The words, on one line.
+    @property
+    def text(self) -> str:
+        """The words of the question.
 
         Raises:
-            MessageError: the model has no ears.
-            MediaError: the sound cannot be read, or there is nothing to hear.
-            OptionError: an option is out of range.
+            OptionError: a language is no name, or one is given beside a prompt.
         """
-        return join_texts(
-            segment.text
-            for segment in transcribe_segments(
-                self,
-                audio,
-                language=language,
-                translate_to=translate_to,
-                prompt=prompt,
-                max_s=max_s,
-                **options,
-            )
-        )
-
-    def transcribe_segments(self: Asks, audio: SoundSource, **options: Any) -> Generator[Segment, None, None]:
-        """Writes down what is said, piece by piece as it gets done: `transcribe` with times.
-
-        The sound is read as it is needed. Errors in the question are raised by the call, not by the first
-        step.
-
-        Args:
-            audio: as for `transcribe`.
-            options: as for `transcribe`.
-
-        Returns:
-            Segments that follow each other; a piece in which nothing is said gives none.
-
-        Raises:
-            MessageError: the model has no ears.
-            MediaError: the sound cannot be read, or there is nothing to hear.
-            OptionError: an option is out of range.
-        """
-        return transcribe_segments(self, audio, **options)
+        if self.prompt is not None:
+            if self.language is not None or self.translate_to is not None:
+                raise OptionError(
+                    "prompt= replaces the question, so language= and translate_to= belong into it."
+                )
+            return self.prompt
+        spoken = None if self.language is None else language_name(self.language)
+        if self.translate_to is None:
+            return TRANSCRIBE_PROMPT.replace("{language}", spoken or SPOKEN_LANGUAGE)
+        source = "" if spoken is None else f" from {spoken}"
+        target = language_name(self.translate_to)
+        return TRANSLATE_PROMPT.replace("{source}", source).replace("{target}", target)
 
 
 def transcribe_segments(
     session: Asks,
     audio: SoundSource,
+    question: Question,
     *,
-    language: str | None = None,
-    translate_to: str | None = None,
-    prompt: str | None = None,
     max_s: float = MAX_CLIP_S,
-    **options: Any,
+    **options: Unpack[TurnOptions],
 ) -> Generator[Segment, None, None]:
-    """Segments of a sound: see `Hearing.transcribe` and `Hearing.transcribe_segments`."""
-    if prompt is None:
-        prompt = question(language, translate_to)
-    elif language is not None or translate_to is not None:
-        raise OptionError("prompt= replaces the question, so language= and translate_to= belong into it.")
+    """Segments of a sound: see `Session.transcribe_segments`."""
+    prompt = question.text
     audio = audio if isinstance(audio, Audio) else Audio(audio)
     pieces = load_pieces(audio.source, sample_rate_hz=audio.sample_rate_hz, max_s=max_s)
     asked = _ask_each(session, pieces, prompt, options)
     first = next(asked)  # raises what is wrong with the call; a sound without a word to hear is one, too
     return _segments(chain([first], asked))
-
-
-def question(language: str | None, translate_to: str | None) -> str:
-    """The prompt of every piece.
-
-    Args:
-        language: what is spoken, name or code; None leaves it open.
-        translate_to: the language wanted; None is the one spoken.
-
-    Raises:
-        OptionError: a language is no name.
-    """
-    spoken = None if language is None else language_name(language)
-    if translate_to is None:
-        return TRANSCRIBE_PROMPT.replace("{language}", spoken or SPOKEN_LANGUAGE)
-    source = "" if spoken is None else f" from {spoken}"
-    return TRANSLATE_PROMPT.replace("{source}", source).replace("{target}", language_name(translate_to))
 
 
 def join_texts(texts: Iterable[str]) -> str:
@@ -154,7 +105,7 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def _ask_each(
-    session: Asks, pieces: Iterator[Piece], prompt: str, options: dict[str, Any]
+    session: Asks, pieces: Iterator[Piece], prompt: str, options: TurnOptions
 ) -> Iterator[tuple[Piece, Iterator[Chunk]]]:
     """Every piece with something to hear, and the reply to it, not yet drawn."""
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Eyes: things found in a picture, places to click, and what a picture or clip shows.
+"""Vision: things found in a picture, places to click, and what a picture or clip shows.
 
 The prompts ask for the form that Gemma was trained to write, thousandths of the picture in the order y, x:
 https://docs.cloud.google.com/vertex-ai/generative-ai/docs/bounding-box-detection
@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import Unpack
 
 from gemma4_gguf.errors import ContextFullError, IncompleteReplyError, MessageError
 from gemma4_gguf.grammars import load
 from gemma4_gguf.media.image import read_image
+from gemma4_gguf.options import TurnOptions
 from gemma4_gguf.prompt.messages import user_message
 from gemma4_gguf.tasks.asks import Asks, careful
 from gemma4_gguf.tasks.boxes import Box, Point, read_boxes, read_points
-from gemma4_gguf.types import Audio, Image, Reply, Video
+from gemma4_gguf.types import MODALITIES, Audio, Image, Reply, Video
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -34,104 +37,57 @@ POINT_PROMPT = (
     '{"point": [y, x], "label": "what it is"}, where the numbers are thousandths of the picture, 0 to 1000. '
     "If there is none, answer []."
 )
-DESCRIBE_PROMPTS = {
-    "image": "Describe this picture in detail.",
-    "video": "Describe what happens in this clip from beginning to end, and when.",
-    "audio": "Describe what can be heard.",
-}
 EVERYTHING = "every object"
 MAX_LIST_TOKENS = 2048  # 40 boxes take about 1,200
 
 _log = logging.getLogger(__name__)
 
 
-class Seeing:
-    """The part of a Session that looks."""
+def detect(
+    session: Asks,
+    image: PictureSource,
+    what: str | Sequence[str] = EVERYTHING,
+    *,
+    prompt: str = DETECT_PROMPT,
+    **options: Unpack[TurnOptions],
+) -> list[Box]:
+    """Finds things in a picture: see `Session.detect`."""
+    text, size = _look(session, image, prompt, what, _form(prompt, DETECT_PROMPT, "boxes", options))
+    return read_boxes(text, size)
 
-    def detect(
-        self: Asks,
-        image: PictureSource,
-        what: str | Sequence[str] = EVERYTHING,
-        *,
-        prompt: str = DETECT_PROMPT,
-        **options: Any,
-    ) -> list[Box]:
-        """Finds things in a picture.
 
-        Args:
-            image: an Image, a path, encoded bytes or a PIL image.
-            what: what to look for: "mugs", or several things.
-            prompt: the question; {what} in it is replaced. The answer to the usual one follows the grammar
-                `boxes`; to another it is free, and what can be read of it is.
-            options: as for `ask`, such as image_tokens="auto", which finds smaller things in large pictures.
-                The most likely tokens are drawn unless told otherwise.
+def point(
+    session: Asks,
+    image: PictureSource,
+    what: str | Sequence[str],
+    *,
+    prompt: str = POINT_PROMPT,
+    **options: Unpack[TurnOptions],
+) -> list[Point]:
+    """Finds places in a picture: see `Session.point`."""
+    text, size = _look(session, image, prompt, what, _form(prompt, POINT_PROMPT, "points", options))
+    return read_points(text, size)
 
-        Returns:
-            Boxes in pixels of the picture as a person sees it, inside it, each once.
 
-        Raises:
-            MessageError: nothing to look for, or the model has no eyes.
-            MediaError: the picture cannot be read.
-        """
-        text, size = _look(self, image, prompt, what, _form(prompt, DETECT_PROMPT, "boxes") | options)
-        return read_boxes(text, size)
-
-    def point(
-        self: Asks,
-        image: PictureSource,
-        what: str | Sequence[str],
-        *,
-        prompt: str = POINT_PROMPT,
-        **options: Any,
-    ) -> list[Point]:
-        """Finds places in a picture, such as where to click.
-
-        Args:
-            image: as for `detect`, like the other arguments.
-            what: what to point to: "the search field".
-            prompt: the question, as for `detect`; the grammar of the usual one is `points`.
-            options: as for `ask`.
-
-        Returns:
-            Points in pixels of the picture as a person sees it, inside it, each once.
-
-        Raises:
-            MessageError: nothing to look for, or the model has no eyes.
-            MediaError: the picture cannot be read.
-        """
-        text, size = _look(self, image, prompt, what, _form(prompt, POINT_PROMPT, "points") | options)
-        return read_points(text, size)
-
-    def describe(
-        self: Asks,
-        media: Image | Video | Audio | PILImage.Image | str | Path,
-        *,
-        prompt: str | None = None,
-        **options: Any,
-    ) -> Reply:
-        """Tells what a picture, a clip or a sound is about.
-
-        Args:
-            media: an Image, Video or Audio, a PIL image, or the path of a file of any of these kinds.
-            prompt: what to tell; None asks for a description.
-            options: as for `ask`.
-
-        Raises:
-            MessageError: a file of no known kind, or the model lacks eyes or ears for it.
-            MediaError: it cannot be read.
-            ContextFullError: it needs more tokens than the context holds.
-        """
-        part, prompt = description(media, prompt)
-        try:
-            return self.ask(part, prompt, **options)
-        except ContextFullError as error:
-            if not isinstance(part, Video):
-                raise
-            raise ContextFullError(
-                f"{error} A clip gets shorter with fewer frames=, or with sound=False.",
-                n_tokens=error.n_tokens,
-                n_ctx=error.n_ctx,
-            ) from error
+def describe(
+    session: Asks,
+    media: Image | Video | Audio | PILImage.Image | str | Path,
+    *,
+    prompt: str | None = None,
+    **options: Unpack[TurnOptions],
+) -> Reply:
+    """Tells what a picture, a clip or a sound is about: see `Session.describe`."""
+    part, prompt = description(media, prompt)
+    try:
+        return session.ask(part, prompt, **options)
+    except ContextFullError as error:
+        if not isinstance(part, Video):
+            raise
+        raise ContextFullError(
+            f"{error} A clip gets shorter with fewer frames=, or with sound=False.",
+            n_tokens=error.n_tokens,
+            n_ctx=error.n_ctx,
+        ) from error
 
 
 def description(
@@ -151,16 +107,17 @@ def description(
     """
     [part] = user_message([Path(media) if isinstance(media, str) else media])["content"]
     kind = part["type"]
-    return part[kind], DESCRIBE_PROMPTS[kind] if prompt is None else prompt
+    return part[kind], MODALITIES[kind].question if prompt is None else prompt
 
 
-def _form(prompt: str, usual: str, grammar: str) -> dict[str, Any]:
-    """What the answer must be, if it is to the question that asks for that form."""
-    return {"schema": load(grammar)} if prompt == usual else {}
+def _form(prompt: str, usual: str, grammar: str, options: TurnOptions) -> TurnOptions:
+    """The options, with what the answer must be, if it is to the question that asks for that form."""
+    form: TurnOptions = {"schema": load(grammar)} if prompt == usual else {}
+    return {**form, **options}
 
 
 def _look(
-    session: Asks, image: PictureSource, prompt: str, what: str | Sequence[str], options: dict[str, Any]
+    session: Asks, image: PictureSource, prompt: str, what: str | Sequence[str], options: TurnOptions
 ) -> tuple[str, tuple[int, int]]:
     """Returns: what the model writes, and width and height of the picture in pixels."""
     things = [what] if isinstance(what, str) else list(what)

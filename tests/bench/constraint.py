@@ -55,7 +55,7 @@ def main() -> None:
     threads = options.threads or physical_cores()
     with Session(options.model, projector=None, n_ctx=N_CTX, n_threads=threads) as session:
         start = time.perf_counter()
-        token_table(session._model)
+        token_table(session.engine.model)
         table_s = time.perf_counter() - start
         loops: dict[str, Callable[[int], None]] = {
             "free": lambda n: _reply(session, n, None),
@@ -93,7 +93,7 @@ def _ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
 
 
 def _reply(session: Session, n_tokens: int, schema: Any) -> None:
-    ends = {i: -1e9 for i in session.facts.special_tokens.values() if session._model.ends_reply(i)}
+    ends = {i: -1e9 for i in session.facts.special_tokens.values() if session.engine.model.ends_reply(i)}
     with suppress(IncompleteReplyError):
         session.ask(PROMPT, max_tokens=n_tokens, seed=SEED, logit_bias=ends, schema=schema)
 

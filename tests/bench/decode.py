@@ -78,7 +78,7 @@ def per_token(loop: Callable[[int], None], n: int) -> float:
 
 
 def _reply(session: Session, n_tokens: int) -> None:
-    ends = {i: -1e9 for i in session.facts.special_tokens.values() if session._model.ends_reply(i)}
+    ends = {i: -1e9 for i in session.facts.special_tokens.values() if session.engine.model.ends_reply(i)}
     reply = session.ask(PROMPT, max_tokens=n_tokens, seed=SEED, logit_bias=ends)
     if reply.usage.completion_tokens != n_tokens:
         raise SystemExit(f"The session drew {reply.usage.completion_tokens} tokens, expected {n_tokens}.")
@@ -97,7 +97,7 @@ class BareLoop:
         params = self._lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.swa_full = N_CTX, 512, 512, False
         params.n_threads = params.n_threads_batch = threads
-        self._context = self._lib.llama_init_from_model(session._model.handle, params)
+        self._context = self._lib.llama_init_from_model(session.engine.model.handle, params)
         items = session.prompt([{"role": "user", "content": PROMPT}]).items
         self._prompt = [item for item in items if isinstance(item, int)]
 

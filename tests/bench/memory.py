@@ -179,7 +179,7 @@ class Own:
             release_pages=options.child != "session_keeping_pages",
         )
         special = self._session.facts.special_tokens.values()
-        self._ends = {i: -1e9 for i in special if self._session._model.ends_reply(i)}
+        self._ends = {i: -1e9 for i in special if self._session.engine.model.ends_reply(i)}
 
     def make_prompt(self, n: int) -> dict[str, Any]:
         """A prompt of at least n tokens, of made-up words so that few tokens occur twice."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf import Image, Session
-from gemma4_gguf.prompt import media_spans
+from gemma4_gguf.engine import media_encoder
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
 NANO = Path(__file__).resolve().parents[2] / "gemma4_gguf" / "nano"
@@ -74,11 +74,11 @@ def soak(session: Session, n_requests: int, n_warmup: int) -> dict[str, Any]:
     Returns:
         Requests of each kind, seconds, resident bytes before and after, and growth as a share.
     """
-    usual, media_spans.MAX_CACHED_BYTES = media_spans.MAX_CACHED_BYTES, CACHED_BYTES
+    usual, media_encoder.MAX_CACHED_BYTES = media_encoder.MAX_CACHED_BYTES, CACHED_BYTES
     try:
         return _soak(session, n_requests, n_warmup)
     finally:
-        media_spans.MAX_CACHED_BYTES = usual
+        media_encoder.MAX_CACHED_BYTES = usual
 
 
 def _soak(session: Session, n_requests: int, n_warmup: int) -> dict[str, Any]:

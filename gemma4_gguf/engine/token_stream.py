@@ -1,0 +1,163 @@
+"""Tokens of one reply: what is asked for, and the stream that gives them.
+
+What ends a reply is asked before its next decode: a reader that stops reading has nothing computed in vain.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import numpy as np
+
+from gemma4_gguf.engine.context import Context
+from gemma4_gguf.engine.guided_sampler import Guide, GuidedSampler
+from gemma4_gguf.engine.kv_cache import Item, SequencePool, n_positions
+from gemma4_gguf.engine.sampler import Sampler
+from gemma4_gguf.options import SamplingOptions
+from gemma4_gguf.types import FinishReason, Usage
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRequest:
+    """What tokens are asked for.
+
+    Args:
+        items: the prompt: token ids and media spans, <bos> first.
+        sampling: how tokens are drawn, and how many; its stop texts are up to who reads the stream.
+        guide: which tokens may come next; None leaves it free.
+        banned: ids that are not drawn, beside those that the model never writes.
+        owner: who comes back with a longer prompt, such as a Chat; held weakly.
+        n_top: how many of the likeliest tokens are told with each, 0 or more; None tells no probabilities.
+    """
+
+    items: Sequence[Item]
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    guide: Guide | None = None
+    banned: tuple[int, ...] = ()
+    owner: object | None = None
+    n_top: int | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token that was drawn.
+
+    Args:
+        id: in the vocabulary.
+        logprob: natural logarithm of the probability that the model gave it, before any sampling option;
+            None unless the request asked.
+        top: the likeliest ids with theirs, likeliest first.
+    """
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class TokenStream:
+    """Iterates over the tokens of a reply; the token that ends it is not among them. Close it when done.
+
+    Args:
+        context: that decodes.
+        pool: its sequences; one is held from the first token to the end of the stream.
+        request: what is asked for.
+
+    Attributes:
+        usage: tokens so far; the one that ends the reply counts.
+        finish_reason: "stop" after such a token, "length" when `max_tokens` or the context is used up,
+            "cancelled" as long as neither has come.
+
+    Raises:
+        ContextFullError: the prompt is longer than the context.
+    """
+
+    def __init__(self, context: Context, pool: SequencePool, request: TokenRequest) -> None:
+        context.require_room(n_positions(request.items))
+        self.usage = Usage(prompt_tokens=n_positions(request.items))
+        self.finish_reason: FinishReason = "cancelled"
+        self._context, self._pool, self._request = context, pool, request
+        self._tokens = self._draw()
+
+    def __iter__(self) -> TokenStream:
+        return self
+
+    def __next__(self) -> Token:
+        return next(self._tokens)
+
+    def close(self) -> None:
+        """Ends the stream, and gives its sequence back. Calling it again does nothing."""
+        self._tokens.close()
+
+    def __enter__(self) -> TokenStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _draw(self) -> Generator[Token, None, None]:
+        context, request = self._context, self._request
+        model, limit = context.model, request.sampling.max_tokens
+        with (
+            self._pool.lend(request.items, request.owner) as state,
+            closing(self._sampler()) as sampler,
+        ):
+            with context.lock:
+                start = time.perf_counter()
+                reused = context.prefill(state, request.items, self._pool.states)
+                self.usage = replace(self.usage, reused_tokens=reused)
+                token = self._next(sampler)
+            n_new = self.usage.prompt_tokens - reused
+            _log.debug("prompt: %d tokens decoded in %.3f s", n_new, time.perf_counter() - start)
+            while True:
+                n_drawn = self.usage.completion_tokens + 1
+                self.usage = replace(self.usage, completion_tokens=n_drawn)
+                if model.ends_reply(token.id):
+                    self.finish_reason = "stop"
+                    return
+                yield token
+                if n_drawn == limit or state.n_past >= context.n_ctx:
+                    self.finish_reason = "length"
+                    return
+                with context.lock:
+                    context.extend_one(state, token.id)
+                    token = self._next(sampler)
+
+    def _sampler(self) -> Sampler | GuidedSampler:
+        request, model = self._request, self._context.model
+        history = [item for item in request.items if isinstance(item, int)]
+        banned = [*model.facts.banned_tokens, *request.banned]
+        sampler = Sampler(request.sampling, model.n_vocab, banned, history)
+        return sampler if request.guide is None else GuidedSampler(sampler, request.guide, model.n_vocab)
+
+    def _next(self, sampler: Sampler | GuidedSampler) -> Token:
+        """Draws from the last decode. The lock of the context is held."""
+        n_top = self._request.n_top
+        if n_top is None:
+            return Token(sampler.draw(self._context.handle))
+        scores = log_probabilities(self._context.logits())
+        token = sampler.draw(self._context.handle)
+        likeliest = np.argsort(-scores, kind="stable")[:n_top]
+        return Token(token, float(scores[token]), tuple((int(i), float(scores[i])) for i in likeliest))
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Natural logarithms of the probabilities behind logits.
+
+    Args:
+        logits: float32 [n_vocab].
+
+    Returns:
+        float64 [n_vocab].
+    """
+    scores = logits.astype(np.float64)
+    scores -= scores.max()
+    return scores - np.log(np.exp(scores).sum())

@@ -1,0 +1,94 @@
+"""Options: one list of what can be said beside a question, and their checks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import pytest
+
+from gemma4_gguf import SamplingOptions, Session, SessionOptions
+from gemma4_gguf.chat import Chat
+from gemma4_gguf.errors import OptionError
+from gemma4_gguf.options import SessionFields, ToolOptions, TurnOptions, turn_options
+
+# What is said beside a question and is no field of an option type.
+OF_THE_TURN = {"system", "tools", "thinking", "image_tokens", "schema", "sampling"}
+ASKS: list[Callable[..., Any]] = [
+    Session.ask,
+    Session.stream,
+    Session.complete,
+    Session.extract,
+    Session.prompt,
+    Session.detect,
+    Session.point,
+    Session.describe,
+    Session.transcribe,
+    Session.transcribe_segments,
+    Chat.send,
+    Chat.stream,
+    Chat.run,
+]
+
+
+def test_the_list_has_every_field_of_the_option_types() -> None:
+    names = {field.name for kind in (SamplingOptions, ToolOptions) for field in fields(kind)}
+    assert set(TurnOptions.__annotations__) == names | OF_THE_TURN
+    assert set(SessionFields.__annotations__) == {field.name for field in fields(SessionOptions)}
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.__qualname__)
+def test_everything_that_asks_takes_the_list(ask: Callable[..., Any]) -> None:
+    (options,) = [p for p in inspect.signature(ask).parameters.values() if p.kind is p.VAR_KEYWORD]
+    assert options.annotation == "Unpack[TurnOptions]"
+    spelled = set(inspect.signature(ask).parameters) & set(TurnOptions.__annotations__)
+    assert not spelled, "an option is written once"
+
+
+def test_the_types_can_be_read() -> None:
+    assert get_type_hints(TurnOptions)["max_tokens"] == int | None
+    assert get_type_hints(SessionFields)["n_ctx"] is int
+
+
+def test_options_are_sorted() -> None:
+    rest, drawn, called = turn_options(
+        {"thinking": True, "top_k": 3, "strict": True, "stop": "x"}, SamplingOptions(temperature=0.5)
+    )
+    assert rest == {"thinking": True}
+    assert drawn == SamplingOptions(temperature=0.5, top_k=3, stop=("x",))
+    assert called == ToolOptions(strict=True)
+
+
+def test_sampling_replaces_the_default_and_fields_change_it() -> None:
+    given = {"sampling": SamplingOptions(seed=4), "top_p": 0.5}
+    assert turn_options(given, SamplingOptions(temperature=0))[1] == SamplingOptions(seed=4, top_p=0.5)
+    assert turn_options({"sampling": None}, SamplingOptions(top_k=9))[1].top_k == 9
+
+
+@pytest.mark.parametrize("name", ["temprature", "maxtokens", "Temperature", "n_ctx", "tool"])
+def test_typos_are_refused_by_name(name: str) -> None:
+    with pytest.raises(OptionError, match=rf"no option '{name}'.*temperature"):
+        turn_options({name: 1}, SamplingOptions())
+
+
+def test_a_system_message_is_one_of_the_whole_chat(session: Session) -> None:
+    with pytest.raises(OptionError, match=r"Session\.chat"):
+        session.chat().send("Hello!", system="Be brief.")
+    asked = session.prompt([{"role": "user", "content": "Hi"}], system="Be brief.")
+    written = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert asked.items == session.prompt(written).items
+
+
+def test_a_turn_may_have_tools_and_thoughts_of_its_own(session: Session) -> None:
+    def ping() -> str:
+        """Answers pong."""
+        return "pong"
+
+    chat = session.chat()
+    reply = chat.send("Hello!", tools=[ping], tool_choice="required", temperature=0, max_tokens=40)
+    assert [call.name for call in reply.tool_calls] == ["ping"]
+    assert chat.tools == () and chat.thinking is False
+    chat.tools = [ping]
+    assert chat.tools[0].run is ping
