@@ -140,7 +140,7 @@ def _quantized(plan: FilePlan, quant: QuantType) -> list[OutputTensor]:
     tensors = {tensor.name: tensor for tensor in plan.tensors}
     stage = {name: converter_type(t.row_length, t.forced_type, _STAGE) for name, t in tensors.items()}
     listed = [TensorType(name, tensor.shape, stage[name]) for name, tensor in tensors.items()]
-    shape = model_shape({field.key: field.value for field in plan.fields})
+    shape = model_shape({field.key: field.value for field in plan.fields}, plan.name)
 
     def output(name: str, kind: str) -> OutputTensor:
         tensor: MappedTensor = tensors[name]

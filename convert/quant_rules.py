@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gemma4_gguf.convert.ggml_encoder import block_size, is_quantized
 from gemma4_gguf.convert.quant_compact import compact_type
 from gemma4_gguf.convert.tensor_names import ForcedType
-from gemma4_gguf.errors import GGUFError, QuantTypeError
+from gemma4_gguf.errors import QuantTypeError
 from gemma4_gguf.files.gguf_header import Field
+from gemma4_gguf.files.metadata_view import MetadataView
 from gemma4_gguf.files.quant_types import COMPACT, QUANT_TYPES, RECIPE_KEY, QuantType
 
 
@@ -94,14 +96,26 @@ _SMALLER_BLOCKS = {
 _EIGHT_EXPERTS_OUTPUT = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ4_XS")
 
 
-def model_shape(metadata: Mapping[str, Any]) -> ModelShape:
-    """Reads what the rules ask of a model from its metadata; a projector has none of it."""
-    architecture = metadata.get("general.architecture", "")
-    heads = _first(metadata.get(f"{architecture}.attention.head_count", 1))
-    kv_heads = _first(metadata.get(f"{architecture}.attention.head_count_kv", heads))
+def model_shape(metadata: Mapping[str, Any], file: str | Path) -> ModelShape:
+    """Reads what the rules ask of a model from its metadata; a projector has none of it.
+
+    Args:
+        metadata: entries by key.
+        file: path or name of the file, for messages.
+
+    Returns:
+        The shape.
+
+    Raises:
+        GGUFError: an entry cannot be used.
+    """
+    view = MetadataView(metadata, file)
+    keys = view.section(view.text("general.architecture", default=""))
+    heads = keys.first_layer("attention.head_count", default=1)
+    kv_heads = keys.first_layer("attention.head_count_kv", default=heads)
     return ModelShape(
-        n_layers=_first(metadata.get(f"{architecture}.block_count", 0)),
-        n_experts=_first(metadata.get(f"{architecture}.expert_count", 0)),
+        n_layers=keys.first_layer("block_count", default=0),
+        n_experts=keys.first_layer("expert_count", default=0),
         n_heads_per_kv=heads // kv_heads if kv_heads else 0,
     )
 
@@ -218,14 +232,6 @@ class _Choice:
         if self._model.n_experts == 8:
             return "Q5_K" if name in _EIGHT_EXPERTS_OUTPUT else self._quant.base
         return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}.get(name, self._quant.base)
-
-
-def _first(value: Any) -> int:
-    """The first layer's value of an entry that is one number or one per layer."""
-    first = value[0] if isinstance(value, list) and value else value
-    if not isinstance(first, int):
-        raise GGUFError(f"A number of layers, heads or experts is {first!r}; convert the model again.")
-    return first
 
 
 def _role(name: str) -> str:

@@ -77,7 +77,7 @@ def _output_path(source: Path, out_path: str | Path | None, quant: QuantType) ->
 
 def _output_file(file: GGUFFile, path: Path, quant: QuantType) -> OutputFile:
     tensors = [TensorType(info.name, info.shape, info.type) for info in file.tensors.values()]
-    types = quantizer_types(tensors, model_shape(file.metadata), quant)
+    types = quantizer_types(tensors, model_shape(file.metadata, file.path), quant)
     kept = [key for key in file.metadata if key not in _DROPPED and not key.startswith("split.")]
     added = pack_fields(place_file_type(recipe_fields(quant), quant.file_type, at_end=True))
     return OutputFile(

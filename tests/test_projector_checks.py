@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from altered import altered
 from projector_files import rewrite
 
 from gemma4_gguf.errors import GGUFError
@@ -27,13 +28,13 @@ def test_right_files_pass(member: str, converted: Callable[..., Files]) -> None:
 
 WRONG_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "no heads": ({"clip.vision.attention.head_count": 0}, "head_count is 0"),
-    "heads missing": ({"clip.audio.attention.head_count": None}, "head_count is None"),
+    "heads missing": ({"clip.audio.attention.head_count": None}, "head_count is missing; expected a whole"),
     "other width": ({"clip.vision.embedding_length": 90}, "shape"),
     "more blocks": ({"clip.vision.block_count": 3}, r"v\.blk\.2\..* is missing"),
     "no patches": ({"clip.vision.patch_size": 0}, "patch_size is 0"),
     "other patches": ({"clip.vision.patch_size": 14}, "shape"),
     "other pooling": ({"clip.vision.projector.scale_factor": 0}, "scale_factor is 0"),
-    "mean missing": ({"clip.vision.image_mean": None}, "image_mean is None"),
+    "mean missing": ({"clip.vision.image_mean": None}, "image_mean is missing; expected a list of 3"),
     "mel bands": ({"clip.audio.num_mel_bins": 80}, "num_mel_bins is 80"),
     "other audio width": ({"clip.audio.embedding_length": 32}, "shape"),
 }
@@ -46,6 +47,24 @@ def test_metadata_that_contradicts_the_tensors(
     keys, words = WRONG_KEYS[name]
     with pytest.raises(GGUFError, match=words):
         check_layout(rewrite(converted("e2b")["projector"], tmp_path / "a.gguf", keys=keys))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("clip.vision.image_mean", [0, 0, 0], r"image_mean is \[0, 0, 0\]; expected .* floating-point"),
+        ("clip.vision.image_std", [1.0, 1.0], "image_std has 2 items"),
+        ("clip.use_gelu", 1, "use_gelu is 1; expected true or false"),
+        ("clip.has_audio_encoder", 1, "has_audio_encoder is 1; expected true or false"),
+        ("clip.vision.block_count", True, "block_count is True"),
+    ],
+)
+def test_values_of_another_type(
+    key: str, value: Any, words: str, converted: Callable[..., Files], tmp_path: Path
+) -> None:
+    """llama.cpp ends the process on some, and reads the bits of whole numbers as floating-point ones."""
+    with pytest.raises(GGUFError, match=words):
+        check_layout(altered(converted("e2b")["projector"], tmp_path / "a.gguf", {key: value}))
 
 
 @pytest.mark.parametrize("member", ["e2b", "12b"])

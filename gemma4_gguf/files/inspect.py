@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gguf.constants import LlamaFileType
 
-from gemma4_gguf.errors import GGUFError
 from gemma4_gguf.files.file_report import Attention, FileReport, Memory, Projector, Template, TensorGroup
 from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
 from gemma4_gguf.files.quant_types import MODEL_TYPES, QUANT_TYPES, RECIPE_KEY
 
 _CELLS = 256  # llama.cpp rounds both caches up to this many positions
@@ -86,81 +85,58 @@ def inspect_file(path: str | Path, n_ctx: int = 8192, *, n_batch: int = 512) -> 
 def _model_report(
     file: GGUFFile, n_parameters: int, n_ctx: int, n_batch: int, common: dict[str, Any]
 ) -> FileReport:
-    values = _Values(file)
-    attention = _attention(values)
-    n_experts, n_used = values.integer("expert_count", 0), values.integer("expert_used_count", 0)
+    keys = MetadataView(file.metadata, file.path).section(file.architecture)
+    attention = _attention(keys)
+    n_experts = keys.first_layer("expert_count", default=0)
+    n_used = keys.first_layer("expert_used_count", default=0)
+    suppressed = file.metadata.get("tokenizer.ggml.suppress_tokens")
     drafter = file.architecture != "gemma4"
     if drafter:
-        member = _DRAFTED.get(values.integer("embedding_length_out", 0), "custom")
+        member = _DRAFTED.get(keys.first_layer("embedding_length_out", default=0), "custom")
     else:
-        member = _member(values, attention, n_parameters)
+        member = _member(keys, attention, n_parameters)
     return FileReport(
         kind="drafter" if drafter else "model",
         member=member,
         n_effective=_effective(file, n_parameters, n_experts, n_used),
-        context_length=values.integer("context_length"),
-        width=values.integer("embedding_length"),
+        context_length=keys.first_layer("context_length"),
+        width=keys.first_layer("embedding_length"),
         n_vocab=_n_vocab(file),
         attention=attention,
         n_experts=n_experts,
         n_experts_used=n_used,
-        suppress_tokens=tuple(file.metadata.get("tokenizer.ggml.suppress_tokens", ())),
+        suppress_tokens=tuple(suppressed) if isinstance(suppressed, list) else (),
         template=_template(str(file.metadata.get("tokenizer.chat_template", ""))),
         memory=_memory(file, attention, n_ctx, n_batch),
         **common,
     )
 
 
-class _Values:
-    """Metadata of the file's own architecture."""
-
-    def __init__(self, file: GGUFFile) -> None:
-        self._prefix = file.architecture
-        self._metadata: Mapping[str, Any] = file.metadata
-        self._path = file.path
-
-    def per_layer(self, key: str, n_layers: int, default: int | None = None) -> list[int]:
-        found = self._get(key, default)
-        return found * n_layers if len(found) == 1 else found[:n_layers]
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        return self._get(key, default)[0]
-
-    def _get(self, key: str, default: int | None) -> list[int]:
-        """Values of an entry that is one number or one per layer; booleans count as numbers."""
-        value = self._metadata.get(f"{self._prefix}.{key}", default)
-        found = value if isinstance(value, list) else [value]
-        if not found or not all(isinstance(item, int) for item in found):
-            what = "lacks" if value is None else "has an unusable"
-            raise GGUFError(f"{self._path} {what} {self._prefix}.{key}; convert the model again.")
-        return found
-
-
-def _attention(values: _Values) -> Attention:
-    n_layers = values.integer("block_count")
-    sliding = [bool(x) for x in values.per_layer("attention.sliding_window_pattern", n_layers)]
-    n_heads = values.integer("attention.head_count")
-    kv_heads = values.per_layer("attention.head_count_kv", n_layers, n_heads)
+def _attention(keys: MetadataView) -> Attention:
+    n_layers = keys.integer("block_count", minimum=0, maximum=MAX_LAYERS)
+    sliding = keys.flags("attention.sliding_window_pattern", n_layers, exact=False)
+    n_heads = keys.first_layer("attention.head_count")
+    kv_heads = keys.per_layer("attention.head_count_kv", n_layers, minimum=0, default=n_heads, exact=False)
     full = [heads for heads, is_sliding in zip(kv_heads, sliding, strict=False) if not is_sliding]
     windowed = [heads for heads, is_sliding in zip(kv_heads, sliding, strict=False) if is_sliding]
     return Attention(
         n_sliding=sum(sliding),
         n_full=n_layers - sum(sliding),
-        window=values.integer("attention.sliding_window"),
+        window=keys.first_layer("attention.sliding_window"),
         pattern="".join("s" if is_sliding else "f" for is_sliding in sliding),
-        n_shared_kv=values.integer("attention.shared_kv_layers", 0),
+        n_shared_kv=keys.first_layer("attention.shared_kv_layers", default=0),
         n_heads=n_heads,
         n_kv_heads_sliding=windowed[0] if windowed else 0,
         n_kv_heads_full=full[0] if full else 0,
-        head_dim_sliding=values.integer("attention.key_length_swa"),
-        head_dim_full=values.integer("attention.key_length"),
+        head_dim_sliding=keys.first_layer("attention.key_length_swa"),
+        head_dim_full=keys.first_layer("attention.key_length"),
     )
 
 
-def _member(values: _Values, attention: Attention, n_parameters: int) -> str:
+def _member(keys: MetadataView, attention: Attention, n_parameters: int) -> str:
     n_layers = attention.n_sliding + attention.n_full
-    has_ple = values.integer("embedding_length_per_layer_input", 0) > 0
-    has_experts = values.integer("expert_count", 0) > 0
+    has_ple = keys.first_layer("embedding_length_per_layer_input", default=0) > 0
+    has_experts = keys.first_layer("expert_count", default=0) > 0
     for name, layers, ple, experts, least, most in _MEMBERS:
         if (n_layers, has_ple, has_experts) == (layers, ple, experts) and least <= n_parameters / 1e9 <= most:
             return name

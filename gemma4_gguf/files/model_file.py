@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gemma4_gguf.errors import GGUFError
-from gemma4_gguf.files.gguf_reader import GGUFFile, open_gguf, require_gemma4
+from gemma4_gguf.files.gguf_reader import GGUFFile, Metadata, open_gguf, require_gemma4
+from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
 
 IMAGE_ATTENTION_KEY = "general.gemma4.image_attention"
-CONVERT_AGAIN = "Convert the checkpoint again, or download another file."
 
 _ARCH = "gemma4"
 _DRAFTER = "gemma4-assistant"
-_MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
+_MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 _CONTROL, _USER_DEFINED, _UNUSED_TYPE = 3, 4, 5  # enum llama_token_type
 _TURN_MARKERS = ("<|turn>", "<turn|>")
 # A model never has a reason to write these, and a grammar or a media span breaks when it does.
@@ -114,24 +114,25 @@ def check_model(path: str | Path) -> ModelFacts:
             f"{file.path} is a drafter (gemma4-assistant): it reads the cache of its big model and cannot "
             "answer by itself. Open the model it belongs to."
         )
-    keys = _Keys(file)
-    n_layer = keys.whole("block_count", at_least=2, at_most=_MAX_LAYERS)
+    view = MetadataView(file.metadata, file.path)
+    keys = view.section(_ARCH)
+    n_layer = keys.integer("block_count", minimum=2, maximum=MAX_LAYERS)
     _check_attention(keys, n_layer)
-    _check_experts(keys)
-    n_vocab = _check_vocabulary(keys)
-    ple_width = keys.whole("embedding_length_per_layer_input")
+    _check_experts(keys, n_layer)
+    n_vocab = _check_vocabulary(file, view)
+    ple_width = keys.integer("embedding_length_per_layer_input", minimum=0)
     metadata = file.metadata
     template = metadata.get("tokenizer.chat_template")
     return ModelFacts(
         path=file.path,
         name=str(metadata.get("general.name", file.path.stem)),
         n_layer=n_layer,
-        n_embd=keys.whole("embedding_length", at_least=1),
+        n_embd=keys.integer("embedding_length"),
         n_vocab=n_vocab,
-        n_ctx_train=keys.whole("context_length", at_least=1),
-        n_swa=keys.whole("attention.sliding_window", at_least=1),
+        n_ctx_train=keys.integer("context_length"),
+        n_swa=keys.integer("attention.sliding_window"),
         ple_width=ple_width,
-        bidirectional_images=_bidirectional(file, ple_width),
+        bidirectional_images=_bidirectional(view, ple_width),
         chat_template=template if isinstance(template, str) and template else None,
         sampling=dict(_sampling_defaults(metadata)),
         special_tokens=_special_tokens(metadata),
@@ -141,154 +142,105 @@ def check_model(path: str | Path) -> ModelFacts:
     )
 
 
-class _Keys:
-    """Reads architecture keys and says what is wrong with them."""
-
-    def __init__(self, file: GGUFFile) -> None:
-        self.file = file
-
-    def fail(self, what: str) -> GGUFError:
-        return GGUFError(f"{self.file.path}: {what} llama.cpp would end the process on it. {CONVERT_AGAIN}")
-
-    def get(self, key: str, default: Any = None) -> Any:
-        full = f"{_ARCH}.{key}"
-        if full not in self.file.metadata:
-            if default is not None:
-                return default
-            raise GGUFError(f"{self.file.path} lacks {full}. {CONVERT_AGAIN}")
-        return self.file.metadata[full]
-
-    def whole(
-        self, key: str, *, at_least: int = 0, at_most: int = 2**31 - 1, default: int | None = None
-    ) -> int:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
-            raise self.fail(f"{_ARCH}.{key} is {value!r}, expected {at_least} to {at_most}.")
-        return value
-
-    def per_layer(self, key: str, n_layer: int) -> list[int]:
-        value = self.get(key)
-        values = value if isinstance(value, list) else [value] * n_layer
-        if len(values) != n_layer:
-            raise self.fail(f"{_ARCH}.{key} has {len(values)} items for {n_layer} layers.")
-        if any(not isinstance(item, int) or item < 1 for item in values):
-            raise self.fail(f"{_ARCH}.{key} is {value!r}, expected positive whole numbers.")
-        return values
-
-
-def _check_attention(keys: _Keys, n_layer: int) -> None:
-    pattern = keys.get("attention.sliding_window_pattern")
-    if not isinstance(pattern, list) or len(pattern) != n_layer:
-        raise keys.fail(f"attention.sliding_window_pattern is {pattern!r}, expected {n_layer} items.")
+def _check_attention(keys: MetadataView, n_layer: int) -> None:
+    pattern = keys.flags("attention.sliding_window_pattern", n_layer)
     if not any(pattern):
-        raise keys.fail("no layer has a sliding window.")
-    epsilon = keys.get("attention.layer_norm_rms_epsilon")
-    if not isinstance(epsilon, float) or not 0 <= epsilon < 1:  # NaN is not either
-        raise keys.fail(f"attention.layer_norm_rms_epsilon is {epsilon!r}, expected a small positive number.")
+        raise keys.error("attention.sliding_window_pattern", "at least one layer with a sliding window")
+    keys.number("attention.layer_norm_rms_epsilon", below=1.0)
     heads = keys.per_layer("attention.head_count", n_layer)
     kv_heads = keys.per_layer("attention.head_count_kv", n_layer)
     for layer, (n, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
         if n % n_kv:
-            raise keys.fail(
-                f"layer {layer} has {n} heads over {n_kv} key/value heads, which does not divide."
+            raise keys.error(
+                "attention.head_count_kv",
+                f"a divisor of layer {layer}'s {n} heads",
+                found=f"gives it {n_kv} key/value heads",
             )
-    rope = None
+    n_rotated = None
     for suffix in ("", "_swa"):
-        key, value = (keys.whole(f"attention.{kind}_length{suffix}", at_least=1) for kind in ("key", "value"))
-        if key != value:
-            raise keys.fail(f"key and value lengths{suffix} differ: {key} and {value}.")
-        rope = keys.whole(f"rope.dimension_count{suffix}", default=key if rope is None else rope)
-        if rope % 2 or not 2 <= rope <= key:
-            raise keys.fail(f"rope.dimension_count{suffix} is {rope}, expected an even number up to {key}.")
+        length = keys.integer(f"attention.key_length{suffix}")
+        if keys.integer(f"attention.value_length{suffix}") != length:
+            raise keys.error(f"attention.value_length{suffix}", f"{length}, the length of the keys")
+        key = f"rope.dimension_count{suffix}"
+        n_rotated = keys.integer(key, default=length if n_rotated is None else n_rotated)
+        if n_rotated % 2 or not 2 <= n_rotated <= length:
+            found = None if key in keys else f"is missing, so that it counts as {n_rotated}"
+            raise keys.error(key, f"an even number from 2 to {length}", found=found)
     _check_shared_layers(keys, pattern)
 
 
-def _check_shared_layers(keys: _Keys, pattern: list[Any]) -> None:
+def _check_shared_layers(keys: MetadataView, pattern: list[bool]) -> None:
     """Layers that share a cache take it from the last two of their own: a sliding one, then a full one."""
-    n_layer = len(pattern)
-    n_own = n_layer - keys.whole("attention.shared_kv_layers", at_most=n_layer, default=0)
+    key, n_layer = "attention.shared_kv_layers", len(pattern)
+    n_own = n_layer - keys.integer(key, minimum=0, default=0)
     if n_own < 2:
-        raise keys.fail(f"only {n_own} of {n_layer} layers have a cache of their own.")
+        raise keys.error(key, f"at most {n_layer - 2}, so that two layers have a cache of their own")
     shared = pattern[n_own:]
     if (any(shared) and not pattern[n_own - 2]) or (not all(shared) and pattern[n_own - 1]):
         kinds = ", ".join("sliding" if sliding else "full" for sliding in pattern[n_own - 2 : n_own])
-        raise keys.fail(
-            f"the last {n_layer - n_own} layers share the cache of layers {n_own - 2} and {n_own - 1}, which "
-            f"must be sliding and full but are {kinds}."
+        raise keys.error(
+            key,
+            "a sliding and a full one",
+            found=f"lets {len(shared)} layers share the cache of layers {n_own - 2} and {n_own - 1}: {kinds}",
         )
 
 
-def _check_experts(keys: _Keys) -> None:
-    n_experts = keys.whole("expert_count", at_most=_MAX_EXPERTS, default=0)
-    used = keys.get("expert_used_count", 0)
-    counts = used if isinstance(used, list) else [used]
-    if not all(isinstance(n, int) and 0 <= n <= n_experts for n in counts) or (n_experts and not max(counts)):
-        raise keys.fail(f"{used!r} of {n_experts} experts are used.")
+def _check_experts(keys: MetadataView, n_layer: int) -> None:
+    n_experts = keys.integer("expert_count", minimum=0, maximum=_MAX_EXPERTS, default=0)
+    used = keys.per_layer("expert_used_count", n_layer, minimum=0, maximum=n_experts, default=0)
+    if n_experts and not max(used):
+        raise keys.error("expert_used_count", f"1 to {n_experts} experts for a token")
 
 
-def _check_vocabulary(keys: _Keys) -> int:
-    """llama.cpp indexes token types and scores without looking at their length."""
-    metadata = keys.file.metadata
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != _ARCH:
-        raise GGUFError(
-            f"{keys.file.path} has a vocabulary of type {kind!r}; expected {_ARCH!r}: another "
-            f"one splits text wrongly. {CONVERT_AGAIN}"
-        )
-    _check_vocabulary_arrays(keys)
-    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+def _check_vocabulary(file: GGUFFile, view: MetadataView) -> int:
+    vocabulary = view.section("tokenizer.ggml")
+    vocabulary.text("model", one_of=(_ARCH,))  # another one splits text wrongly
+    _check_vocabulary_arrays(file.metadata, vocabulary)
+    tokens, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
     ids = {token: i for i, token in enumerate(tokens)}
     if len(ids) != len(tokens):
-        raise keys.fail(f"{len(tokens) - len(ids)} tokens occur twice.")
-    for key in ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"):
-        value = metadata.get(key)
-        if not isinstance(value, int) or not 0 <= value < len(tokens):
-            raise keys.fail(f"{key} is {value!r}, no token.")
+        n_twice = len(tokens) - len(ids)
+        raise vocabulary.error("tokens", "each token once", found=f"has {n_twice} tokens that occur twice")
+    for key in ("bos_token_id", "eos_token_id"):
+        vocabulary.integer(key, minimum=0, maximum=len(tokens) - 1)
     for marker in _TURN_MARKERS:
         if marker not in ids or types[ids[marker]] not in (_CONTROL, _USER_DEFINED):
-            raise GGUFError(
-                f"{keys.file.path}: {marker} is no control token, so the model would not see where "
-                f"turns begin and end. {CONVERT_AGAIN}"
+            raise vocabulary.error(
+                "token_type",
+                "one, so that the model sees where turns begin and end",
+                found=f"says that {marker} is no control token",
             )
-    _check_embedding_rows(keys, len(tokens))
+    shape = (len(tokens), view.section(_ARCH).integer("embedding_length"))
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or embedding.shape != shape:
+        found = "is missing" if embedding is None else f"has shape {list(embedding.shape)}"
+        raise view.error("token_embd.weight", f"shape {list(shape)}", found=found)
     return len(tokens)
 
 
-def _check_vocabulary_arrays(keys: _Keys) -> None:
-    metadata = keys.file.metadata
+def _check_vocabulary_arrays(metadata: Metadata, vocabulary: MetadataView) -> None:
+    """llama.cpp indexes token types and scores without looking at their length."""
     n_vocab = None
     for name, item in _VOCABULARY_ARRAYS.items():
         key = f"tokenizer.ggml.{name}"
+        if name == "scores" and key not in metadata:
+            continue
         if key not in metadata:
-            if name == "scores":
-                continue
-            raise GGUFError(f"{keys.file.path} lacks {key}. {CONVERT_AGAIN}")
+            raise vocabulary.error(name, item)
         if metadata.type_name(key) != item:
-            raise keys.fail(f"{key} is {metadata.type_name(key)}, expected {item}.")
+            raise vocabulary.error(name, item, found=f"is {metadata.type_name(key)}")
+        n_items = metadata.length(key)
         if name == "tokens":
-            n_vocab = metadata.length(key)
-        elif name != "merges" and metadata.length(key) != n_vocab:
-            raise keys.fail(f"{key} has {metadata.length(key)} items for {n_vocab} tokens.")
+            n_vocab = n_items
+        elif name != "merges" and n_items != n_vocab:
+            raise vocabulary.error(name, f"{n_vocab}, one per token", found=f"has {n_items} items")
 
 
-def _check_embedding_rows(keys: _Keys, n_vocab: int) -> None:
-    embedding = keys.file.tensors.get("token_embd.weight")
-    expected = (n_vocab, keys.whole("embedding_length", at_least=1))
-    if embedding is None or embedding.shape != expected:
-        found = "missing" if embedding is None else f"of shape {list(embedding.shape)}"
-        raise GGUFError(
-            f"{keys.file.path}: token_embd.weight is {found}; expected {list(expected)}. {CONVERT_AGAIN}"
-        )
-
-
-def _bidirectional(file: GGUFFile, ple_width: int) -> bool:
+def _bidirectional(view: MetadataView, ple_width: int) -> bool:
     """Only members with per-layer embeddings read pictures causally; our converter also writes it down."""
-    said = file.metadata.get(IMAGE_ATTENTION_KEY)
-    if said is None:
-        return ple_width == 0
-    if said not in ("causal", "bidirectional"):
-        raise GGUFError(f"{file.path}: {IMAGE_ATTENTION_KEY} is {said!r}; expected causal or bidirectional.")
-    return bool(said == "bidirectional")
+    guessed = "causal" if ple_width else "bidirectional"
+    said = view.text(IMAGE_ATTENTION_KEY, one_of=("causal", "bidirectional"), default=guessed)
+    return said == "bidirectional"
 
 
 def _sampling_defaults(metadata: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4_gguf.errors import GGUFError
-from gemma4_gguf.files.gguf_reader import GGUFFile, open_gguf, require_gemma4
-from gemma4_gguf.files.model_file import CONVERT_AGAIN
+from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
 
 _VISION_TYPES, _AUDIO_TYPES = ("gemma4v", "gemma4uv"), ("gemma4a", "gemma4ua")
 
@@ -46,23 +46,19 @@ def check_projector(path: str | Path) -> ProjectorFacts:
     file = open_gguf(path)
     if require_gemma4(file) != "projector":
         raise GGUFError(f"{file.path} is a model, not a projector (mmproj-….gguf).")
-    metadata = file.metadata
+    view = MetadataView(file.metadata, file.path)
     found = {}
     for modality, known in (("vision", _VISION_TYPES), ("audio", _AUDIO_TYPES)):
-        if not metadata.get(f"clip.has_{modality}_encoder", False):
+        if not view.flag(f"clip.has_{modality}_encoder", default=False):
             continue
-        kind = metadata.get(f"clip.{modality}.projector_type", metadata.get("clip.projector_type"))
-        if kind not in known:
-            raise GGUFError(f"{path}: its {modality} part is {kind!r}; expected one of {', '.join(known)}.")
-        width = metadata.get(f"clip.{modality}.projection_dim")
-        if not isinstance(width, int) or width < 1:
-            raise GGUFError(f"{path}: clip.{modality}.projection_dim is {width!r}. {CONVERT_AGAIN}")
-        found[modality] = (str(kind), width)
+        own, common = f"clip.{modality}.projector_type", "clip.projector_type"
+        kind = view.text(common if own not in view and common in view else own, one_of=known)
+        found[modality] = (kind, view.integer(f"clip.{modality}.projection_dim"))
+    if not found:
+        raise view.error("clip.has_vision_encoder", "true, or else clip.has_audio_encoder")
     widths = {width for _, width in found.values()}
-    if len(widths) != 1:
-        raise GGUFError(
-            f"{path}: widths of its parts: {sorted(widths) or 'none'}; expected one. {CONVERT_AGAIN}"
-        )
+    if len(widths) > 1:
+        raise view.error("clip.audio.projection_dim", f"{found['vision'][1]} as clip.vision.projection_dim")
     return ProjectorFacts(
         path=file.path,
         types=tuple(kind for kind, _ in found.values()),
@@ -76,7 +72,7 @@ _POOLING = 3  # llama.cpp's default; the key is optional
 _CONV_KERNEL = 5  # llama.cpp pads the conformer's convolution for exactly this many steps
 _MEL_BANDS = 128
 _SAMPLES_PER_TOKEN = 640
-_MAX_BLOCKS = 512
+_MAX_SIZE = 2**24  # beyond any of them; their products stay far from overflow
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -118,81 +114,71 @@ def check_layout(path: str | Path) -> ProjectorLayout:
     """
     facts = check_projector(path)
     file = open_gguf(path)
-    reader = _Reader(file)
+    contents = _Contents(file)
     token_px = max_side = 0
     for kind in facts.types:
-        shapes = _SHAPES[kind](reader, facts.width)
-        reader.require(shapes)
+        contents.require(_SHAPES[kind](contents, facts.width))
         if kind in ("gemma4v", "gemma4uv"):
-            pooling = reader.number("clip.vision.projector.scale_factor", default=_POOLING)
-            token_px = reader.number("clip.vision.patch_size") * pooling
+            pooling = contents.size("clip.vision.projector.scale_factor", default=_POOLING)
+            token_px = contents.size("clip.vision.patch_size") * pooling
             rows = file.tensors["v.position_embd.weight"].shape[1]
             max_side = rows if kind == "gemma4uv" else rows // pooling
             for key in ("image_mean", "image_std"):
-                reader.triple(f"clip.vision.{key}")
-    return ProjectorLayout(facts, token_px, max_side, bool(file.metadata.get("clip.use_gelu", False)))
+                contents.view.numbers(f"clip.vision.{key}", 3)
+    says_gelu = contents.view.flag("clip.use_gelu", default=False)
+    return ProjectorLayout(facts, token_px, max_side, says_gelu)
 
 
-class _Reader:
-    """Reads keys and shapes and says what is wrong with them."""
+class _Contents:
+    """Metadata and tensors of a projector."""
 
     def __init__(self, file: GGUFFile) -> None:
-        self.file = file
+        self.view = MetadataView(file.metadata, file.path)
+        self.tensors = file.tensors
 
-    def fail(self, what: str) -> GGUFError:
-        return GGUFError(f"{self.file.path}: {what} {CONVERT_AGAIN}")
-
-    def number(self, key: str, *, default: int | None = None, at_most: int = 2**24) -> int:
-        value = self.file.metadata.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= at_most:
-            raise self.fail(f"{key} is {value!r}, expected 1 to {at_most}.")
-        return value
-
-    def triple(self, key: str) -> None:
-        value = self.file.metadata.get(key)
-        if not isinstance(value, list) or len(value) != 3:
-            raise self.fail(f"{key} is {value!r}, expected three numbers.")
+    def size(self, key: str, *, default: int | None = None, maximum: int = _MAX_SIZE) -> int:
+        return self.view.integer(key, maximum=maximum, default=default)
 
     def shape(self, name: str, n_dims: int) -> tuple[int, ...]:
-        tensor = self.file.tensors.get(name)
+        tensor = self.tensors.get(name)
         if tensor is None or len(tensor.shape) != n_dims:
-            found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
-            raise self.fail(f"{name} is {found}, expected {n_dims} dimensions.")
+            raise self.view.error(name, f"{n_dims} dimensions", found=_form(tensor))
         return tensor.shape
 
     def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compares tensors with what the metadata implies. Vectors must be F32: llama.cpp adds them so."""
         for name, expected in shapes.items():
-            tensor = self.file.tensors.get(name)
-            if tensor is None:
-                raise self.fail(f"the tensor {name} is missing.")
-            if tensor.shape != expected:
-                raise self.fail(f"{name} has shape {list(tensor.shape)}, expected {list(expected)}.")
+            tensor = self.tensors.get(name)
+            if tensor is None or tensor.shape != expected:
+                raise self.view.error(name, f"shape {list(expected)}", found=_form(tensor))
             if len(expected) == 1 and tensor.type != "F32":
-                raise self.fail(f"{name} is {tensor.type}, expected F32.")
-        for tensor in self.file.tensors.values():
+                raise self.view.error(name, "F32", found=f"is {tensor.type}")
+        for tensor in self.tensors.values():
             clamp = tensor.name.endswith((".input_min", ".input_max", ".output_min", ".output_max"))
             if clamp and (tensor.shape != (1,) or tensor.type != "F32"):
-                raise self.fail(
-                    f"{tensor.name} is {tensor.type} {list(tensor.shape)}, expected one F32 number."
-                )
+                found = f"is {tensor.type} {list(tensor.shape)}"
+                raise self.view.error(tensor.name, "one F32 number", found=found)
 
 
-def _vision(reader: _Reader, width: int) -> Shapes:
-    hidden = reader.number("clip.vision.embedding_length")
-    inner = reader.number("clip.vision.feed_forward_length")
-    heads = reader.number("clip.vision.attention.head_count", at_most=hidden)
-    head_dim = reader.number("clip.vision.attention.head_dim", default=max(1, hidden // heads))
-    patch = reader.number("clip.vision.patch_size")
-    rows = reader.shape("v.position_embd.weight", 3)[1]
+def _form(tensor: TensorInfo | None) -> str:
+    return "is missing" if tensor is None else f"has shape {list(tensor.shape)}"
+
+
+def _vision(contents: _Contents, width: int) -> Shapes:
+    hidden = contents.size("clip.vision.embedding_length")
+    inner = contents.size("clip.vision.feed_forward_length")
+    heads = contents.size("clip.vision.attention.head_count", maximum=hidden)
+    head_dim = contents.size("clip.vision.attention.head_dim", default=max(1, hidden // heads))
+    patch = contents.size("clip.vision.patch_size")
+    rows = contents.shape("v.position_embd.weight", 3)[1]
     shapes: Shapes = {
         "v.patch_embd.weight": (hidden, 3, patch, patch),
         "v.position_embd.weight": (2, rows, hidden),
         "mm.input_projection.weight": (width, hidden),
     }
-    if "v.std_bias" in reader.file.tensors or "v.std_scale" in reader.file.tensors:
+    if "v.std_bias" in contents.tensors or "v.std_scale" in contents.tensors:
         shapes |= {"v.std_bias": (hidden,), "v.std_scale": (hidden,)}
-    for i in range(reader.number("clip.vision.block_count", at_most=_MAX_BLOCKS)):
+    for i in range(contents.size("clip.vision.block_count", maximum=MAX_LAYERS)):
         block = {f"attn_{name}": (heads * head_dim, hidden) for name in "qkv"}
         block |= {"attn_out": (hidden, heads * head_dim)}
         block |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
@@ -203,11 +189,11 @@ def _vision(reader: _Reader, width: int) -> Shapes:
     return shapes
 
 
-def _vision_unified(reader: _Reader, width: int) -> Shapes:
-    hidden = reader.number("clip.vision.embedding_length")
-    pooling = reader.number("clip.vision.projector.scale_factor", default=_POOLING)
-    pixels = 3 * (reader.number("clip.vision.patch_size") * pooling) ** 2
-    rows = reader.shape("v.position_embd.weight", 3)[1]
+def _vision_unified(contents: _Contents, width: int) -> Shapes:
+    hidden = contents.size("clip.vision.embedding_length")
+    pooling = contents.size("clip.vision.projector.scale_factor", default=_POOLING)
+    pixels = 3 * (contents.size("clip.vision.patch_size") * pooling) ** 2
+    rows = contents.shape("v.position_embd.weight", 3)[1]
     shapes: Shapes = {
         "v.patch_embd.weight": (hidden, pixels),
         "v.patch_embd.bias": (hidden,),
@@ -219,15 +205,15 @@ def _vision_unified(reader: _Reader, width: int) -> Shapes:
     return shapes
 
 
-def _conformer(reader: _Reader, width: int) -> Shapes:
-    bands = reader.number("clip.audio.num_mel_bins")
+def _conformer(contents: _Contents, width: int) -> Shapes:
+    bands = contents.size("clip.audio.num_mel_bins")
     if bands != _MEL_BANDS:
-        raise reader.fail(f"clip.audio.num_mel_bins is {bands}, expected {_MEL_BANDS}.")
-    hidden = reader.number("clip.audio.embedding_length")
-    inner = reader.number("clip.audio.feed_forward_length")
-    heads = reader.number("clip.audio.attention.head_count", at_most=hidden)
-    first, second = (reader.shape(f"a.conv1d.{i}.weight", 4)[0] for i in (0, 1))
-    out = reader.shape("a.pre_encode.out.weight", 2)[0]
+        raise contents.view.error("clip.audio.num_mel_bins", str(_MEL_BANDS))
+    hidden = contents.size("clip.audio.embedding_length")
+    inner = contents.size("clip.audio.feed_forward_length")
+    heads = contents.size("clip.audio.attention.head_count", maximum=hidden)
+    first, second = (contents.shape(f"a.conv1d.{i}.weight", 4)[0] for i in (0, 1))
+    out = contents.shape("a.pre_encode.out.weight", 2)[0]
     shapes: Shapes = {
         "a.conv1d.0.weight": (first, 1, 3, 3),
         "a.conv1d.0.norm.weight": (first,),
@@ -239,7 +225,7 @@ def _conformer(reader: _Reader, width: int) -> Shapes:
         "mm.a.input_projection.weight": (width, out),
     }
     norms = ("ffn_norm", "ffn_post_norm", "ffn_norm_1", "ffn_post_norm_1", "norm_conv", "conv_norm")
-    for i in range(reader.number("clip.audio.block_count", at_most=_MAX_BLOCKS)):
+    for i in range(contents.size("clip.audio.block_count", maximum=MAX_LAYERS)):
         block: Shapes = {f"attn_{name}": (hidden, hidden) for name in ("q", "k", "v", "out", "k_rel")}
         block |= {"conv_pw1": (2 * hidden, hidden), "conv_pw2": (hidden, hidden)}
         block |= {"conv_dw": (hidden, _CONV_KERNEL), "per_dim_scale": (hidden // heads,)}
@@ -250,7 +236,7 @@ def _conformer(reader: _Reader, width: int) -> Shapes:
     return shapes
 
 
-def _audio_unified(_reader: _Reader, width: int) -> Shapes:
+def _audio_unified(_contents: _Contents, width: int) -> Shapes:
     return {"mm.a.input_projection.weight": (width, _SAMPLES_PER_TOKEN)}
 
 
