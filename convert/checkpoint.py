@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from gemma4_gguf.errors import CheckpointError
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # "organisation/name"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ def open_checkpoint(directory: Path, *, name: str | None = None) -> Checkpoint:
     """
     directory = Path(directory).expanduser()
     if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a directory. Give the directory that holds config.json.")
+        way_out = "Give the directory that holds config.json."
+        if _HUB_ID.fullmatch(str(directory)) and not directory.exists():
+            way_out += f' Is it on the hub? Pass gemma4_gguf.pull("{directory}") and name="{directory}".'
+        raise CheckpointError(f"{directory} is not a directory. {way_out}")
     directory = directory.resolve()
     config = read_json(directory / CONFIG)
     if config is None:

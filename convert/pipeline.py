@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from gemma4_gguf.convert.checkpoint import open_checkpoint
 from gemma4_gguf.convert.ggml_encoder import is_quantized
 from gemma4_gguf.convert.plan import plan_model, plan_projector
 from gemma4_gguf.convert.progress import ProgressCallback
@@ -44,7 +43,7 @@ class ConvertedFiles:
         return iter([self.model] if self.projector is None else [self.model, self.projector])
 
 
-def convert_checkpoint(  # noqa: PLR0913  one parameter per choice of the command line
+def convert_checkpoint(
     source: str | Path,
     out_dir: str | Path,
     quant: str = "Q4_K_M",
@@ -54,27 +53,21 @@ def convert_checkpoint(  # noqa: PLR0913  one parameter per choice of the comman
     force: bool = False,
     threads: int | None = None,
     progress: ProgressCallback | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    download_progress: Callable[..., Any] | None = None,
 ) -> ConvertedFiles:
     """Converts a checkpoint into `<Name>-<QUANT>.gguf` and, if it sees or hears, `mmproj-<Name>-<TYPE>.gguf`.
 
     Everything is checked before anything is written, and both files appear whole or not at all.
 
     Args:
-        source: a checkpoint directory, or a hub id such as "google/gemma-4-E2B-it".
+        source: a checkpoint directory; `gemma4_gguf.pull` downloads one of the hub.
         out_dir: directory to write into; made if absent.
         quant: type of the model: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_0, Q4_K_M, Q4_K_S, Q4_0,
             IQ4_NL, IQ4_XS, Q3_K_M, Q3_K_S, Q2_K, or the mix Q4_COMPACT for little memory.
         projector_type: type of the projector: F32, F16, BF16 or Q8_0; None writes none.
-        name: what to call the model, such as its hub id; None takes the hub id or the directory's name.
+        name: what to call the model, such as its hub id; None takes the directory's name.
         force: replace existing files.
         threads: encoding threads, at least 1; None takes the usable cores.
         progress: called after each slice, in the calling thread. An exception it raises ends the run.
-        token: for the hub; None takes HF_TOKEN or the stored login.
-        revision: branch, tag or commit on the hub; None takes the main branch.
-        download_progress: called as (file, bytes there, bytes in all) while a hub id is fetched.
 
     Returns:
         The files written.
@@ -82,12 +75,11 @@ def convert_checkpoint(  # noqa: PLR0913  one parameter per choice of the comman
     Raises:
         QuantTypeError: a type is unknown.
         CheckpointError: the source cannot be converted; ConfigError and TensorError say where.
-        HubError: a hub id cannot be resolved or downloaded.
         OutputError: a file exists, the disk has no room, the place cannot be written.
     """
     model_type = quant_type(quant)
     eyes_type = None if projector_type is None else quant_type(projector_type, projector=True)
-    checkpoint = _open(source, name, token=token, revision=revision, progress=download_progress)
+    checkpoint = open_checkpoint(Path(source), name=name)
     out_dir = Path(out_dir).expanduser()
     plan = plan_model(checkpoint)
     eyes = None if eyes_type is None else plan_projector(checkpoint)
@@ -147,22 +139,3 @@ def _quantized(plan: FilePlan, quant: QuantType) -> list[OutputTensor]:
         return OutputTensor(name, ggml_shape(tensor.shape), kind, tensor.raw_type, stage[name], tensor.read)
 
     return [output(name, kind) for name, kind in quantizer_types(listed, shape, quant).items()]
-
-
-def _open(
-    source: str | Path,
-    name: str | None,
-    *,
-    token: str | None,
-    revision: str | None,
-    progress: Callable[..., Any] | None,
-) -> Checkpoint:
-    if Path(source).expanduser().exists():
-        return open_checkpoint(Path(source), name=name)
-    from gemma4_gguf.files.hub import HubId, locate, resolve_checkpoint
-
-    found = locate(source)
-    if not isinstance(found, HubId):
-        return open_checkpoint(found, name=name)
-    directory = resolve_checkpoint(found.repo, token=token, revision=revision, progress=progress)
-    return open_checkpoint(directory, name=name or found.repo)

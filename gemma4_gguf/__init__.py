@@ -1,11 +1,12 @@
 """Convert Gemma 4 checkpoints to GGUF and run them locally.
 
-`Session` opens a model and answers; `gemma4_gguf.convert.convert_checkpoint` makes its files; every error on
-purpose is a `Gemma4Error` from `gemma4_gguf.errors`.
+`Session` opens a model and answers; `pull` downloads its files, and `gemma4_gguf.convert.convert_checkpoint`
+makes them; every error on purpose is a `Gemma4Error` from `gemma4_gguf.errors`.
 """
 
 from gemma4_gguf.chat import Chat
 from gemma4_gguf.errors import Gemma4Error
+from gemma4_gguf.files.hub import pull
 from gemma4_gguf.options import SamplingOptions, SessionOptions
 from gemma4_gguf.reply.parser import parse_reply
 from gemma4_gguf.session import Session
@@ -35,6 +36,7 @@ __all__ = [
     "draw_boxes",
     "format_segments",
     "parse_reply",
+    "pull",
     "read_boxes",
     "read_points",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from gemma4_gguf.errors import OptionError
@@ -12,6 +13,8 @@ from gemma4_gguf.types import ImageTokens, ToolLike
 
 KVType = Literal["f32", "f16", "q8_0"]
 Device = Literal["auto", "cpu", "cuda", "metal", "rocm", "vulkan"]
+# (file, bytes there of all files, bytes of all files): called from worker threads, one call at a time.
+DownloadProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,25 @@ class SessionFields(TypedDict, total=False):
     release_pages: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """Where a repository of the hub is asked for, and where its files land.
+
+    Args:
+        revision: branch, tag or commit; None takes the main branch.
+        token: access token; None takes HF_TOKEN or the stored login.
+        cache_dir: directory of all downloads; None takes the cache that HF_HOME or HF_HUB_CACHE names.
+        endpoint: base URL of the hub; None takes HF_ENDPOINT or the public one.
+        progress: called as (file, bytes there, bytes in all), from worker threads, one call at a time.
+    """
+
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    cache_dir: Path | None = None
+    endpoint: str | None = None
+    progress: DownloadProgress | None = None
+
+
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": (lambda x: _is_number(x) and 0 <= x < math.inf, "0 or more"),
     "top_k": (lambda x: _is_whole(x) and x >= 0, "0 or more"),
@@ -165,6 +187,16 @@ def session_options(given: Mapping[str, Any]) -> SessionOptions:
     if options.device not in get_args(Device):
         raise OptionError(f"device is {options.device!r}; expected one of {', '.join(get_args(Device))}.")
     return options
+
+
+def hub_options(given: Mapping[str, Any]) -> HubOptions:
+    """HubOptions with the given fields.
+
+    Raises:
+        OptionError: a name is unknown.
+    """
+    _require_names(HubOptions, given)
+    return HubOptions(**given)
 
 
 def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> SamplingOptions:
@@ -216,7 +248,9 @@ def turn_options(
     return rest, with_overrides(base, drawn), ToolOptions(**called)
 
 
-def _require_names(kind: type[SessionOptions] | type[SamplingOptions], given: Mapping[str, Any]) -> None:
+def _require_names(
+    kind: type[SessionOptions] | type[HubOptions] | type[SamplingOptions], given: Mapping[str, Any]
+) -> None:
     known = [field.name for field in fields(kind)]
     for name in given:
         if name not in known:

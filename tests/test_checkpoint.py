@@ -197,6 +197,30 @@ def test_no_directory_at_all(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    ("source", "is_id"),
+    [
+        ("org/my-model", True),
+        ("org/name-1.5", True),
+        ("models", False),
+        ("./org/name", True),
+        ("a/b/c", False),
+    ],
+)
+def test_what_looks_like_a_hub_id_is_told_apart(
+    source: str, is_id: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"^{Path(source)} is not a directory") as caught:
+        open_checkpoint(Path(source))
+    assert ("gemma4_gguf.pull(" in str(caught.value)) == is_id
+    if is_id:
+        Path(source).parent.mkdir()
+        Path(source).touch()
+        with pytest.raises(CheckpointError, match=r"holds config\.json\.$"):
+            open_checkpoint(Path(source))
+
+
 # Headers
 
 

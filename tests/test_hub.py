@@ -10,23 +10,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import COMMIT, Hub, serve
 
-from gemma4_gguf.errors import HubError, OutputError
+from gemma4_gguf import pull
+from gemma4_gguf.convert import convert_checkpoint
+from gemma4_gguf.errors import CheckpointError, HubError, OptionError, OutputError
 from gemma4_gguf.files import download
 from gemma4_gguf.files.hub import (
+    GGUFFiles,
     HubId,
+    find_files,
     locate,
     pick_model,
     pick_projector,
     quant_of,
+    resolve,
     resolve_checkpoint,
     resolve_gguf,
 )
+from gemma4_gguf.options import HubOptions
 
 SMALL = {
     "config.json": b"{}",
@@ -81,7 +87,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def fetch_single(hub: Hub, cache: Path, **options: object) -> Path:
-    return resolve_checkpoint("org/single", endpoint=hub.endpoint, cache_dir=cache, **options)
+    return resolve_checkpoint("org/single", HubOptions(endpoint=hub.endpoint, cache_dir=cache, **options))
 
 
 def test_checkpoint_brings_what_conversion_reads_and_nothing_else(hub: Hub, tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_checkpoint_brings_what_conversion_reads_and_nothing_else(hub: Hub, tmp_
 
 
 def test_sharded_checkpoint_takes_the_shards_of_its_index(hub: Hub, tmp_path: Path) -> None:
-    folder = resolve_checkpoint("org/sharded", endpoint=hub.endpoint, cache_dir=tmp_path)
+    folder = resolve_checkpoint("org/sharded", HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path))
     assert names_in(folder) == {*SHARDED} - {"consolidated.safetensors"}
     assert (folder / "model-00002-of-00002.safetensors").read_bytes() == WEIGHTS[::-1]
 
@@ -140,8 +146,8 @@ def size_of(path: Path) -> int:
 def test_killed_download_goes_on_in_the_next_process(hub: Hub, tmp_path: Path) -> None:
     hub.pause_after, hub.large_bytes = 3_000_000, 1_000_000
     code = (
-        "import sys; from pathlib import Path; from gemma4_gguf.files.hub import resolve_checkpoint;"
-        "resolve_checkpoint('org/single', endpoint=sys.argv[1], cache_dir=Path(sys.argv[2]))"
+        "import sys; import gemma4_gguf;"
+        "gemma4_gguf.pull('org/single', endpoint=sys.argv[1], cache_dir=sys.argv[2])"
     )
     child = subprocess.Popen([sys.executable, "-c", code, hub.endpoint, str(tmp_path)])
     try:
@@ -203,7 +209,7 @@ def test_gated_repository_says_where_to_accept(hub: Hub, tmp_path: Path) -> None
 
 def test_unknown_repository_names_both_readings(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(HubError, match=r"org/nothing is no local path, and .* does not show a model"):
-        resolve_checkpoint("org/nothing", endpoint=hub.endpoint, cache_dir=tmp_path)
+        resolve_checkpoint("org/nothing", HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path))
 
 
 def test_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
@@ -214,15 +220,18 @@ def test_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
 
 def test_without_network_a_whole_download_serves(hub: Hub, tmp_path: Path) -> None:
     folder = fetch_single(hub, tmp_path)
-    assert resolve_checkpoint("org/single", endpoint="http://127.0.0.1:9", cache_dir=tmp_path) == folder
+    assert (
+        resolve_checkpoint("org/single", HubOptions(endpoint="http://127.0.0.1:9", cache_dir=tmp_path))
+        == folder
+    )
     with pytest.raises(HubError, match="does not answer"):
-        resolve_checkpoint("org/sharded", endpoint="http://127.0.0.1:9", cache_dir=tmp_path)
+        resolve_checkpoint("org/sharded", HubOptions(endpoint="http://127.0.0.1:9", cache_dir=tmp_path))
 
 
 def test_offline_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
-        resolve_checkpoint("org/single", cache_dir=tmp_path)
+        resolve_checkpoint("org/single", HubOptions(cache_dir=tmp_path))
 
 
 def test_hub_in_trouble_is_named(hub: Hub, tmp_path: Path) -> None:
@@ -299,7 +308,7 @@ def test_what_is_no_checkpoint_is_refused_with_the_way_out(
 ) -> None:
     hub.repos["org/x"] = files
     with pytest.raises(HubError, match=way_out):
-        resolve_checkpoint("org/x", endpoint=hub.endpoint, cache_dir=tmp_path)
+        resolve_checkpoint("org/x", HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -313,10 +322,85 @@ def test_what_is_no_checkpoint_is_refused_with_the_way_out(
 def test_gguf_brings_the_quantization_and_the_best_projector(
     hub: Hub, tmp_path: Path, tag: str, model: str
 ) -> None:
-    files = resolve_gguf(f"org/nano-GGUF{tag}", endpoint=hub.endpoint, cache_dir=tmp_path)
+    files = resolve_gguf(f"org/nano-GGUF{tag}", HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path))
     assert files.model.read_bytes() == GGUF[model]
     assert files.projector is not None and files.projector.read_bytes() == GGUF["mmproj-BF16.gguf"]
     assert names_in(files.model.parent) == {model, "mmproj-BF16.gguf"}
+
+
+# pull: one name for whatever a repository holds
+
+
+def test_pull_returns_the_directory_of_a_checkpoint(hub: Hub, tmp_path: Path) -> None:
+    seen: list[int] = []
+    folder = pull(
+        "org/single",
+        revision="v1",
+        cache_dir=str(tmp_path),
+        endpoint=hub.endpoint,
+        progress=lambda _, done, total: seen.append(total - done),
+    )
+    assert names_in(folder) == {*SMALL, "model.safetensors"} and seen[-1] == 0
+
+
+@pytest.mark.parametrize(("tag", "model"), [("", "nano-Q4_K_M.gguf"), (":Q8_0", "nano-Q8_0.gguf")])
+def test_pull_returns_the_model_file_with_its_projector_beside_it(
+    hub: Hub, tmp_path: Path, tag: str, model: str
+) -> None:
+    path = pull(f"org/nano-GGUF{tag}", cache_dir=tmp_path, endpoint=hub.endpoint)
+    assert path.name == model and names_in(path.parent) == {model, "mmproj-BF16.gguf"}
+
+
+def test_a_tag_asks_for_a_gguf_file_beside_safetensors(hub: Hub, tmp_path: Path) -> None:
+    options = HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path)
+    found = resolve("org/single:Q4_K_M", options)
+    assert isinstance(found, GGUFFiles) and found.model.name == "model-Q4_K_M.gguf"
+    with pytest.raises(HubError, match=r'names a GGUF file\. Expected a checkpoint: "org/single"'):
+        resolve_checkpoint("org/single:Q4_K_M", options)
+
+
+def test_one_pull_asks_for_one_listing(hub: Hub, tmp_path: Path) -> None:
+    resolve("org/nano-GGUF", HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path))
+    weights_at = next(i for i, (_, path, _) in enumerate(hub.requests) if "/resolve/" in path)
+    assert weights_at == 1
+
+
+@pytest.mark.parametrize("hub_id", ["nothing", "a/b/c", "./org/name", "org/name:", ""])
+def test_pull_of_no_hub_id_says_what_one_is(hub_id: str) -> None:
+    with pytest.raises(HubError, match=r'is no hub id\. Expected "organisation/name" or'):
+        pull(hub_id)
+
+
+def test_pull_knows_its_options() -> None:
+    with pytest.raises(OptionError, match=r"no option 'branch'; known are revision, token, cache_dir"):
+        pull("org/single", branch="main")
+
+
+def test_a_token_does_not_show() -> None:
+    assert "secret" not in repr(HubOptions(token="secret"))
+
+
+def test_a_pulled_checkpoint_converts_under_its_id(
+    hub: Hub, checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    hub.repos["org/my-model"] = {p.name: p.read_bytes() for p in checkpoint("e2b_text").iterdir()}
+    folder = pull("org/my-model", cache_dir=tmp_path, endpoint=hub.endpoint)
+    made = convert_checkpoint(folder, tmp_path / "out", "F16", None, name="org/my-model")
+    assert made.model.name == "my-model-F16.gguf"
+
+
+def test_the_converter_takes_no_hub_id_and_says_what_to_pass(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r'gemma4_gguf\.pull\("org/single"\) and name="org/single"'):
+        convert_checkpoint("org/single", tmp_path)
+    assert not hub.requests
+
+
+def test_files_of_a_session_are_local_or_pulled(hub: Hub, tmp_path: Path) -> None:
+    options = HubOptions(endpoint=hub.endpoint, cache_dir=tmp_path)
+    model, projector = find_files("org/nano-GGUF:Q8_0", "auto", options)
+    assert model.name == "nano-Q8_0.gguf" and Path(str(projector)).name == "mmproj-BF16.gguf"
+    assert find_files("org/nano-GGUF:Q8_0", None, options) == (model, None)
+    assert find_files(str(model), "auto") == (model, "auto")
 
 
 def test_missing_quantization_lists_what_there_is() -> None:

@@ -47,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.output import byte_progress, written
     from gemma4_gguf.convert import convert_checkpoint
     from gemma4_gguf.files.hub import HubId, locate, resolve_checkpoint
+    from gemma4_gguf.options import HubOptions
 
     source, name = locate(args.source), None
     if isinstance(source, HubId):
         name = source.repo
         with byte_progress(f"downloading {name}", quiet=args.quiet) as show:
-            source = resolve_checkpoint(name, revision=args.revision, token=args.token, progress=show)
+            options = HubOptions(revision=args.revision, token=args.token, progress=show)
+            source = resolve_checkpoint(name, options)
     with written(f"converting {name or source.name}", args) as (progress, files):
         made = convert_checkpoint(
             source,

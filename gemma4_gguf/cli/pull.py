@@ -33,13 +33,18 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the paths of what was downloaded."""
     from gemma4_gguf.cli.output import byte_progress, print_json
-    from gemma4_gguf.files.hub import resolve
+    from gemma4_gguf.files.hub import GGUFFiles, resolve
+    from gemma4_gguf.options import HubOptions
 
-    with byte_progress(args.source, quiet=args.quiet) as progress:
-        found = resolve(args.source, revision=args.revision, token=args.token, progress=progress)
-    if args.json:
-        print_json({kind: str(path) for kind, path in found.items()})
+    with byte_progress(args.source, quiet=args.quiet) as show:
+        found = resolve(args.source, HubOptions(revision=args.revision, token=args.token, progress=show))
+    if isinstance(found, GGUFFiles):
+        paths = {"model": found.model} | ({"projector": found.projector} if found.projector else {})
     else:
-        for path in found.values():
+        paths = {"checkpoint": found}
+    if args.json:
+        print_json({kind: str(path) for kind, path in paths.items()})
+    else:
+        for path in paths.values():
             print(path)
     return 0

@@ -17,8 +17,8 @@ from rich.text import Text
 from gemma4_gguf.cli.options import MODEL_VARIABLE, given
 from gemma4_gguf.cli.output import byte_progress, screen
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.files.hub import HubId, locate, resolve_gguf
-from gemma4_gguf.options import SessionOptions
+from gemma4_gguf.files.hub import HubId, find_files, locate
+from gemma4_gguf.options import HubOptions, SessionOptions
 from gemma4_gguf.session import Session
 from gemma4_gguf.types import Chunk, Reply
 
@@ -40,10 +40,7 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[S
     model, projector = locate(named), getattr(args, "projector", "auto")
     if isinstance(model, HubId):
         with byte_progress(f"downloading {model.repo}", quiet=quiet) as show:
-            files = resolve_gguf(named, progress=show)
-        model = files.model
-        if projector == "auto" and files.projector is not None:
-            projector = files.projector
+            model, projector = find_files(named, projector, HubOptions(progress=show))
     console = screen(stderr=True)
     console.quiet = quiet or not console.is_terminal
     with console.status(f"[dim]loading {Path(model).name}"):

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +19,7 @@ from glob import escape
 from pathlib import Path
 
 from gemma4_gguf.errors import HubError, OutputError
-
-# (file, bytes there of all files, bytes of all files): called from worker threads, one call at a time.
-DownloadProgress = Callable[[str, int, int], None]
+from gemma4_gguf.options import DownloadProgress, HubOptions
 
 CHUNK_BYTES = 1 << 20
 N_WORKERS = 4
@@ -83,19 +81,13 @@ class UnreachableError(HubError):
     """The hub does not answer."""
 
 
-def open_repo(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: Path | None = None,
-    endpoint: str | None = None,
-) -> Repo:
+def open_repo(repo_id: str, options: HubOptions) -> Repo:
     """Fill in what the environment decides: the cache (HF_HOME, HF_HUB_CACHE) and the hub (HF_ENDPOINT)."""
     from huggingface_hub import constants
 
-    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    return Repo(repo_id, revision, token, (endpoint or constants.ENDPOINT).rstrip("/"), cache)
+    cache = Path(options.cache_dir or constants.HF_HUB_CACHE).expanduser()
+    endpoint = (options.endpoint or constants.ENDPOINT).rstrip("/")
+    return Repo(repo_id, options.revision, options.token, endpoint, cache)
 
 
 def list_files(repo: Repo) -> Listing:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gemma4_gguf.errors import HubError
-from gemma4_gguf.files.download import DownloadProgress, Repo, fetch, list_files, open_repo
+from gemma4_gguf.files.download import Listing, Repo, fetch, list_files, open_repo
+from gemma4_gguf.options import DownloadProgress, HubOptions, hub_options
 
 DEFAULT_QUANT = "Q4_K_M"
 PROJECTOR_TYPES = ("BF16", "F16", "F32", "Q8_0")  # best first: BF16 is what the audio tower wants
@@ -27,6 +28,7 @@ CONFIG_FILES = re.compile(
     r"added_tokens|special_tokens_map|chat_template)\.json|chat_template.*\.jinja|tokenizer.*\.(json|model)"
 )
 INDEX = "model.safetensors.index.json"
+_DEFAULTS = HubOptions()
 
 
 @dataclass(frozen=True)
@@ -74,75 +76,62 @@ def locate(source: str | Path) -> Path | HubId:
     return HubId(match["repo"], match["tag"])
 
 
-def resolve(
-    source: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: Path | None = None,
-    endpoint: str | None = None,
-    progress: DownloadProgress | None = None,
-) -> dict[str, Path]:
-    """Download whatever a repository holds: a checkpoint, or with a tag or without safetensors GGUF files.
-
-    Args:
-        source: "organisation/name" with an optional ":tag".
-        revision: branch, tag or commit; None takes the main branch.
-        token: access token; None takes HF_TOKEN or the stored login.
-        cache_dir: None takes the cache that HF_HOME or HF_HUB_CACHE names.
-        endpoint: base URL of the hub; None takes HF_ENDPOINT or the public one.
-        progress: called as (file, bytes there, bytes in all).
-
-    Returns:
-        Paths by kind: "checkpoint", or "model" and, if there is one, "projector".
-
-    Raises:
-        HubError: as for `resolve_checkpoint` and `resolve_gguf`.
-        OutputError: the disk has no room.
-    """
-    match = HUB_ID.fullmatch(source)
-    if match is None:
-        raise HubError(
-            f'{source!r} is no hub id. Expected "organisation/name" or "organisation/name:Q4_K_M".'
-        )
-    repo = open_repo(match["repo"], revision=revision, token=token, cache_dir=cache_dir, endpoint=endpoint)
-    names = list_files(repo).files
-    where: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "cache_dir": cache_dir,
-        "endpoint": endpoint,
-        "progress": progress,
-    }
-    has_gguf = any(name.endswith(".gguf") for name in names)
-    has_weights = any(name.endswith(".safetensors") for name in names)
-    if match["tag"] or (has_gguf and not has_weights):
-        files = resolve_gguf(source, **where)
-        return {"model": files.model, **({"projector": files.projector} if files.projector else {})}
-    return {"checkpoint": resolve_checkpoint(source, **where)}
-
-
-def resolve_checkpoint(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: Path | None = None,
-    endpoint: str | None = None,
-    progress: DownloadProgress | None = None,
-) -> Path:
-    """Download what conversion reads of a checkpoint: configuration, tokenizer, template, safetensors.
+def pull(hub_id: str, **options: Any) -> Path:
+    """Download a model of the hub, without opening it, into the cache that all Hugging Face tools share.
 
     Files that are there already are kept, an interrupted one goes on where it stopped; without a network a
     complete earlier download is used.
 
     Args:
+        hub_id: "organisation/name" with an optional ":tag", which names a quantization or a GGUF file.
+        options: fields of `HubOptions`: revision, token, cache_dir, endpoint, progress.
+
+    Returns:
+        The directory of a checkpoint; of a repository with GGUF files, or with a tag, the model file, which
+        has its projector beside it.
+
+    Raises:
+        HubError: the id is malformed; the repository, its revision or the quantization is unknown, closed,
+            unreachable or ambiguous.
+        OptionError: there is no such option.
+        OutputError: the disk has no room.
+
+    Example:
+        >>> convert_checkpoint(pull("google/gemma-4-E2B-it"), "models", name="google/gemma-4-E2B-it")
+    """
+    found = resolve(hub_id, hub_options(options))
+    return found.model if isinstance(found, GGUFFiles) else found
+
+
+def resolve(hub_id: str, options: HubOptions = _DEFAULTS) -> Path | GGUFFiles:
+    """Download whatever a repository holds: a checkpoint, or with a tag or without safetensors GGUF files.
+
+    Args:
+        hub_id: "organisation/name" with an optional ":tag".
+        options: where to ask and where to store.
+
+    Returns:
+        The directory of a checkpoint, or GGUF files.
+
+    Raises:
+        HubError: as for `resolve_checkpoint` and `resolve_gguf`.
+        OutputError: the disk has no room.
+    """
+    source = _parse(hub_id, '"organisation/name" or "organisation/name:Q4_K_M"')
+    repo, listing = _list(source, options)
+    has_gguf = any(name.endswith(".gguf") for name in listing.files)
+    has_weights = any(name.endswith(".safetensors") for name in listing.files)
+    if source.tag or (has_gguf and not has_weights):
+        return _fetch_gguf(repo, listing, source.tag, options.progress)
+    return _fetch_checkpoint(repo, listing, options.progress)
+
+
+def resolve_checkpoint(repo_id: str, options: HubOptions = _DEFAULTS) -> Path:
+    """Download what conversion reads of a checkpoint: configuration, tokenizer, template, safetensors.
+
+    Args:
         repo_id: "organisation/name".
-        revision: branch, tag or commit; None takes the main branch.
-        token: access token; None takes HF_TOKEN or the stored login.
-        cache_dir: None takes the cache that HF_HOME or HF_HUB_CACHE names.
-        endpoint: base URL of the hub; None takes HF_ENDPOINT or the public one.
-        progress: called as (file, bytes there, bytes in all).
+        options: where to ask and where to store.
 
     Returns:
         The directory with the files.
@@ -151,10 +140,72 @@ def resolve_checkpoint(
         HubError: the repository or revision is unknown, closed, unreachable, or holds no checkpoint.
         OutputError: the disk has no room.
     """
-    if not HUB_ID.fullmatch(repo_id) or ":" in repo_id:
-        raise HubError(f'{repo_id!r} is no hub id of a checkpoint. Expected "organisation/name".')
-    repo = open_repo(repo_id, revision=revision, token=token, cache_dir=cache_dir, endpoint=endpoint)
-    listing = list_files(repo)
+    source = _parse(repo_id, '"organisation/name"')
+    if source.tag:
+        raise HubError(f'{repo_id!r} names a GGUF file. Expected a checkpoint: "{source.repo}".')
+    return _fetch_checkpoint(*_list(source, options), options.progress)
+
+
+def resolve_gguf(hub_id: str, options: HubOptions = _DEFAULTS) -> GGUFFiles:
+    """Download one quantization of a GGUF repository, and its projector.
+
+    Args:
+        hub_id: "organisation/name:Q4_K_M", or the name of a file after the colon. Without a tag the only
+            model of the repository, else its Q4_K_M, is taken.
+        options: where to ask and where to store.
+
+    Returns:
+        Model and projector; of several projectors the BF16 one, then F16, F32, Q8_0.
+
+    Raises:
+        HubError: the repository, revision or quantization is unknown, closed, unreachable, ambiguous or in
+            parts.
+        OutputError: the disk has no room.
+    """
+    source = _parse(hub_id, '"organisation/name:QUANTIZATION"')
+    repo, listing = _list(source, options)
+    return _fetch_gguf(repo, listing, source.tag, options.progress)
+
+
+def find_files(
+    model: str | Path, projector: str | Path | None, options: HubOptions = _DEFAULTS
+) -> tuple[Path, str | Path | None]:
+    """Local files; what is on the hub is downloaded, its projector with it.
+
+    Args:
+        model: path or hub id.
+        projector: path, None for none, or "auto", which takes that of the repository.
+        options: where to ask and where to store.
+
+    Returns:
+        The model's path, and the projector's or what was given.
+
+    Raises:
+        HubError: the model is neither a path nor an id, or as for `resolve_gguf`.
+        OutputError: the disk has no room.
+    """
+    found = locate(model)
+    if not isinstance(found, HubId):
+        return found, projector
+    files = resolve_gguf(str(model), options)
+    if projector == "auto" and files.projector is not None:
+        projector = files.projector
+    return files.model, projector
+
+
+def _parse(text: str, expected: str) -> HubId:
+    match = HUB_ID.fullmatch(text)
+    if match is None:
+        raise HubError(f"{text!r} is no hub id. Expected {expected}.")
+    return HubId(match["repo"], match["tag"])
+
+
+def _list(source: HubId, options: HubOptions) -> tuple[Repo, Listing]:
+    repo = open_repo(source.repo, options)
+    return repo, list_files(repo)
+
+
+def _fetch_checkpoint(repo: Repo, listing: Listing, progress: DownloadProgress | None) -> Path:
     files = listing.files
     if "config.json" not in files:
         _refuse_checkpoint(repo, list(files))
@@ -173,41 +224,11 @@ def resolve_checkpoint(
     return fetch(repo, listing.commit, [files[name] for name in names], progress)
 
 
-def resolve_gguf(
-    hub_id: str,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: Path | None = None,
-    endpoint: str | None = None,
-    progress: DownloadProgress | None = None,
+def _fetch_gguf(
+    repo: Repo, listing: Listing, tag: str | None, progress: DownloadProgress | None
 ) -> GGUFFiles:
-    """Download one quantization of a GGUF repository, and its projector.
-
-    Args:
-        hub_id: "organisation/name:Q4_K_M", or the name of a file after the colon. Without a tag the only
-            model of the repository, else its Q4_K_M, is taken.
-        revision: branch, tag or commit; None takes the main branch.
-        token: access token; None takes HF_TOKEN or the stored login.
-        cache_dir: None takes the cache that HF_HOME or HF_HUB_CACHE names.
-        endpoint: base URL of the hub; None takes HF_ENDPOINT or the public one.
-        progress: called as (file, bytes there, bytes in all).
-
-    Returns:
-        Model and projector; of several projectors the BF16 one, then F16, F32, Q8_0.
-
-    Raises:
-        HubError: the repository, revision or quantization is unknown, closed, unreachable, ambiguous or in
-            parts.
-        OutputError: the disk has no room.
-    """
-    match = HUB_ID.fullmatch(hub_id)
-    if match is None:
-        raise HubError(f'{hub_id!r} is no hub id. Expected "organisation/name:QUANTIZATION".')
-    repo = open_repo(match["repo"], revision=revision, token=token, cache_dir=cache_dir, endpoint=endpoint)
-    listing = list_files(repo)
     names = sorted(listing.files)
-    model = pick_model(repo.id, names, match["tag"])
+    model = pick_model(repo.id, names, tag)
     projector = pick_projector(names, beside=model)
     wanted = [listing.files[name] for name in (model, projector) if name is not None]
     root = fetch(repo, listing.commit, wanted, progress)
@@ -302,14 +323,3 @@ def _refuse_checkpoint(repo: Repo, names: list[str]) -> NoReturn:
     else:
         way_out = "Expected config.json and *.safetensors."
     raise HubError(f"{repo.id} is no checkpoint to convert. {way_out}")
-
-
-def find_files(model: str | Path, projector: str | Path | None) -> tuple[Path, str | Path | None]:
-    """Local files; what is on the hub is downloaded, its projector with it."""
-    found = locate(model)
-    if not isinstance(found, HubId):
-        return found, projector
-    files = resolve_gguf(str(model))
-    if projector == "auto" and files.projector is not None:
-        projector = files.projector
-    return files.model, projector
