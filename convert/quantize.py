@@ -6,7 +6,6 @@ Where the quantizer would abort (it cannot handle the convolutions of an audio t
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 
 from gemma4_gguf.convert.ggml_encoder import SOURCE_TYPES, is_quantized
@@ -22,7 +21,7 @@ from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.errors import OutputError, QuantTypeError
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
 from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
-from gemma4_gguf.files.quant_types import MODEL_TYPES, RECIPE_KEY, QuantType, quant_type
+from gemma4_gguf.files.quant_types import RECIPE_KEY, QuantType, name_with, quant_type
 
 _DROPPED = ("general.file_type", "general.quantization_version", "general.alignment", RECIPE_KEY)
 
@@ -68,11 +67,7 @@ def quantize_file(
 
 def _output_path(source: Path, out_path: str | Path | None, quant: QuantType) -> Path:
     out = source.parent if out_path is None else Path(out_path)
-    if not out.is_dir():
-        return out
-    known = "|".join(MODEL_TYPES)
-    name = re.sub(rf"[-_.]({known})$", "", source.stem, flags=re.IGNORECASE)
-    return out / f"{name}-{quant.name}.gguf"
+    return out / name_with(quant, source) if out.is_dir() else out
 
 
 def _output_file(file: GGUFFile, path: Path, quant: QuantType) -> OutputFile:

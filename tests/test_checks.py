@@ -219,6 +219,7 @@ def folder_with(folder: Path, files: dict[str, Path]) -> Path:
             ["mmproj-gemma-4-E2B-it-F16.gguf", "mmproj-gemma-4-E2B-it-BF16.gguf"],
             "mmproj-gemma-4-E2B-it-BF16.gguf",
         ),
+        (["mmproj-F16.gguf", "mmproj-BF16.gguf", "mmproj-F32.gguf"], "mmproj-BF16.gguf"),
         (["mmproj-other-F32.gguf", "mmproj-gemma-4-E2B-it-Q8_0.gguf"], "mmproj-gemma-4-E2B-it-Q8_0.gguf"),
     ],
 )

@@ -27,7 +27,6 @@ from gemma4_gguf.files.hub import (
     locate,
     pick_model,
     pick_projector,
-    quant_of,
     resolve,
     resolve_checkpoint,
     resolve_gguf,
@@ -430,21 +429,6 @@ def test_projector_of_the_same_folder_comes_first() -> None:
     assert pick_projector(names, beside="e2b/model-Q4_K_M.gguf") == "e2b/mmproj-F16.gguf"
     assert pick_projector(names, beside="model.gguf") == "mmproj-BF16.gguf"
     assert pick_projector(["model.gguf"], beside="model.gguf") is None
-
-
-@pytest.mark.parametrize(
-    ("name", "quant"),
-    [
-        ("gemma-4-E2B-it-Q4_K_M.gguf", "Q4_K_M"),
-        ("gemma-4-E2B-it.iq4_xs.gguf", "IQ4_XS"),
-        ("sub/gemma-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
-        ("gemma-BF16-00001-of-00003.gguf", "BF16"),
-        ("mmproj-gemma-4-Q8_0.gguf", "Q8_0"),
-        ("model.gguf", None),
-    ],
-)
-def test_quantization_is_read_from_the_file_name(name: str, quant: str | None) -> None:
-    assert quant_of(name) == quant
 
 
 def test_an_existing_path_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

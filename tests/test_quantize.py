@@ -254,7 +254,7 @@ def test_compact_converted_equals_compact_quantized(
 def test_unknown_types_list_the_known() -> None:
     with pytest.raises(QuantTypeError, match=r"'Q9'.*Q4_K_M"):
         quant_type("Q9")
-    with pytest.raises(QuantTypeError, match=r"'Q4_K_M'.*expected one of F32, F16, BF16, Q8_0\."):
+    with pytest.raises(QuantTypeError, match=r"'Q4_K_M'.*expected one of BF16, F16, F32, Q8_0\."):
         quant_type("Q4_K_M", projector=True)
     assert quant_type("q4_k_m").name == "Q4_K_M"
 

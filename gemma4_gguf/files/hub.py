@@ -13,15 +13,11 @@ from typing import Any, NoReturn
 
 from gemma4_gguf.errors import HubError
 from gemma4_gguf.files.download import Listing, Repo, fetch, list_files, open_repo
+from gemma4_gguf.files.quant_types import read_name
 from gemma4_gguf.options import DownloadProgress, HubOptions, hub_options
 
 DEFAULT_QUANT = "Q4_K_M"
-PROJECTOR_TYPES = ("BF16", "F16", "F32", "Q8_0")  # best first: BF16 is what the audio tower wants
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?::(?P<tag>[\w./-]+))?")
-QUANT_IN_NAME = re.compile(
-    r"(?:^|[-_.])((?:UD-)?(?:I?Q[1-8]_\w+|TQ[12]_0|MXFP4\w*|NVFP4|BF16|F16|F32))\.gguf$", re.I
-)
-SPLIT_IN_NAME = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.I)
 
 CONFIG_FILES = re.compile(
     r"(config|generation_config|processor_config|preprocessor_config|video_preprocessor_config|"
@@ -249,11 +245,11 @@ def pick_model(repo_id: str, names: list[str], tag: str | None) -> str:
     Raises:
         HubError: nothing or more than one fits, or it comes in parts; the message lists what there is.
     """
-    models = [n for n in names if n.lower().endswith(".gguf") and not is_projector(n)]
+    models = [n for n in names if n.lower().endswith(".gguf") and not read_name(n).is_projector]
     if not models:
         hint = f" It is a checkpoint: gemma4-gguf convert {repo_id} -o DIR" if "config.json" in names else ""
         raise HubError(f"{repo_id} holds no GGUF model.{hint}")
-    quants = {name: quant_of(name) for name in models}
+    quants = {name: read_name(name).quant for name in models}
     known = sorted({quant or name for name, quant in quants.items()})
     if tag is None:
         found = models if len(models) == 1 else [n for n in models if quants[n] == DEFAULT_QUANT]
@@ -262,7 +258,7 @@ def pick_model(repo_id: str, names: list[str], tag: str | None) -> str:
     if not found:
         asked = f"no {tag}" if tag else f"several models and no {DEFAULT_QUANT}"
         raise HubError(f'{repo_id} has {asked}. Say which as "{repo_id}:TAG", of: {", ".join(known)}.')
-    if SPLIT_IN_NAME.search(found[0]):
+    if read_name(found[0]).is_part:
         raise HubError(
             f"{found[0]} of {repo_id} is one of {len(found)} parts, which this library does not read. "
             f"Join them with llama.cpp's llama-gguf-split --merge, or take another of: {', '.join(known)}."
@@ -278,21 +274,9 @@ def pick_model(repo_id: str, names: list[str], tag: str | None) -> str:
 def pick_projector(names: list[str], *, beside: str) -> str | None:
     """Choose the projector for a model: of its own folder first, then by type; None without one."""
     folder = Path(beside).parent
-    found = [n for n in names if n.lower().endswith(".gguf") and is_projector(n)]
-    rank = {name: i for i, name in enumerate(PROJECTOR_TYPES)}
-    found.sort(key=lambda n: (Path(n).parent != folder, rank.get(quant_of(n) or "", len(rank)), n))
+    found = [n for n in names if n.lower().endswith(".gguf") and read_name(n).is_projector]
+    found.sort(key=lambda n: (Path(n).parent != folder, read_name(n).projector_rank, n))
     return found[0] if found else None
-
-
-def is_projector(name: str) -> bool:
-    """Whether a GGUF file is a projector by the naming rule all llama.cpp apps share."""
-    return "mmproj" in Path(name).name.lower()
-
-
-def quant_of(name: str) -> str | None:
-    """The quantization a GGUF file name ends in, in capitals; None if it tells none."""
-    match = QUANT_IN_NAME.search(SPLIT_IN_NAME.sub(".gguf", Path(name).name))
-    return match[1].upper() if match else None
 
 
 def pick_weights(names: list[str]) -> list[str]:

@@ -6,16 +6,14 @@ before llama.cpp opens either file.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from gemma4_gguf.errors import GGUFError, PairingError
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.files.projector_file import ProjectorFacts, check_projector
+from gemma4_gguf.files.quant_types import read_name
 
 _UNIFIED_TYPES = ("gemma4uv", "gemma4ua")
-_PROJECTOR_RANK = ("BF16", "F16", "F32", "Q8_0")  # the audio tower wants BF16
-_TYPE_SUFFIX = re.compile(r"[-_.]((UD-)?I?Q\d\w*|TQ\d_\d|MXFP4\w*|NVFP4|BF16|F16|F32)$", re.I)
 
 
 def check_pair(model: ModelFacts, projector: ProjectorFacts) -> None:
@@ -52,19 +50,19 @@ def find_projector(model: ModelFacts) -> ProjectorFacts | None:
         PairingError: the only candidate belongs to another model, or several fit and none by name.
     """
     folder = model.path.parent
-    paths = sorted(p for p in folder.glob("*.gguf") if "mmproj" in p.name.lower())
-    named = [p for p in paths if _base_name(p) == _base_name(model.path)]
+    paths = sorted(p for p in folder.glob("*.gguf") if read_name(p).is_projector)
+    named = [p for p in paths if _model_name(p) == _model_name(model.path)]
     candidates = named or paths
     if not candidates:
         return None
     if len(candidates) > 1:
         candidates = [p for p in candidates if _fits(model, p)] or candidates
-    if len({_base_name(p) for p in candidates}) > 1:
+    if len({_model_name(p) for p in candidates}) > 1:
         listed = ", ".join(p.name for p in candidates)
         raise PairingError(
             f"{folder} holds several projectors for {model.path.name}: {listed}. Say which with projector=."
         )
-    facts = check_projector(min(candidates, key=_rank))
+    facts = check_projector(min(candidates, key=lambda p: (read_name(p).projector_rank, p.name)))
     check_pair(model, facts)
     return facts
 
@@ -77,16 +75,8 @@ def _fits(model: ModelFacts, path: Path) -> bool:
     return True
 
 
-def _base_name(path: Path) -> str:
-    """Name of the model a file belongs to: without mmproj and the quantization."""
-    stem = re.sub(r"(^mmproj[-_.]?)|([-_.]?mmproj)", "", path.stem, flags=re.I)
-    return _TYPE_SUFFIX.sub("", stem).lower()
-
-
-def _rank(path: Path) -> tuple[int, str]:
-    match = _TYPE_SUFFIX.search(path.stem)
-    kind = match[1].upper() if match else ""
-    return (_PROJECTOR_RANK.index(kind) if kind in _PROJECTOR_RANK else len(_PROJECTOR_RANK), path.name)
+def _model_name(path: Path) -> str:
+    return read_name(path).model.lower()
 
 
 def paired_projector(model: ModelFacts, projector: str | Path | None) -> ProjectorFacts | None:

@@ -1,12 +1,21 @@
-"""Quantization types that a file can be asked for, by name."""
+"""Quantization types by name: those that a file can be asked for, and those that file names end in."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from gemma4_gguf.errors import QuantTypeError
 
-PROJECTOR_QUANTS = ("F32", "F16", "BF16", "Q8_0")
+PROJECTOR_QUANTS = ("BF16", "F16", "F32", "Q8_0")  # best first: BF16 is what the audio tower wants
+
+# Types of other tools, too: their files are opened and paired, even if this library writes none such.
+_TYPE_IN_NAME = re.compile(
+    r"(?:^|[-_.])((?:UD-)?(?:I?Q[1-8](?!\d)\w*|TQ[12]_0|MXFP4\w*|NVFP4\w*|BF16|F16|F32))$", re.I
+)
+_PART_IN_NAME = re.compile(r"-\d{5}-of-\d{5}$", re.I)
+_PROJECTOR_IN_NAME = re.compile(r"^mmproj[-_.]?|[-_.]?mmproj", re.I)
 
 
 @dataclass(frozen=True)
@@ -69,3 +78,46 @@ def quant_type(name: str, *, projector: bool = False) -> QuantType:
         what = "projector type" if projector else "quantization type"
         raise QuantTypeError(f"{name!r} is no {what}; expected one of {', '.join(known)}.")
     return MODEL_TYPES[key]
+
+
+@dataclass(frozen=True)
+class FileName:
+    """What the name of a GGUF file says, by the rules that all llama.cpp apps share.
+
+    Args:
+        model: the model it belongs to, without type, "mmproj" and number of the part; may be empty.
+        quant: its type in capitals, such as "Q4_K_M" or "UD-IQ2_XXS"; None if it names none.
+        is_projector: it is a projector.
+        is_part: it is one of several parts.
+    """
+
+    model: str
+    quant: str | None
+    is_projector: bool
+    is_part: bool
+
+    @property
+    def projector_rank(self) -> int:
+        """How good a projector of this type is: 0 is best, unknown types come last."""
+        known = self.quant in PROJECTOR_QUANTS
+        return PROJECTOR_QUANTS.index(str(self.quant)) if known else len(PROJECTOR_QUANTS)
+
+
+def read_name(path: str | Path) -> FileName:
+    """Reads the name of a GGUF file; folders and the ending do not count."""
+    whole = Path(path).stem
+    name = _PART_IN_NAME.sub("", whole)
+    model = _PROJECTOR_IN_NAME.sub("", name)
+    match = _TYPE_IN_NAME.search(model)
+    return FileName(
+        model=model[: match.start()] if match else model,
+        quant=match[1].upper() if match else None,
+        is_projector="mmproj" in name.lower(),
+        is_part=name != whole,
+    )
+
+
+def name_with(quant: QuantType, path: str | Path) -> str:
+    """The name of a GGUF file once it is of another type, such as "mmproj-gemma-BF16.gguf"."""
+    rest = _TYPE_IN_NAME.sub("", Path(path).stem)
+    return f"{rest}-{quant.name}.gguf" if rest else f"{quant.name}.gguf"
