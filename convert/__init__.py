@@ -1,4 +1,4 @@
-"""Gemma 4 checkpoints to GGUF files: conversion and quantization."""
+"""Conversion and quantization: Gemma 4 checkpoints → GGUF files."""
 
 from __future__ import annotations
 

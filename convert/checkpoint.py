@@ -1,4 +1,4 @@
-"""A checkpoint directory as it lies on disk: its JSON files and its shards, complete or refused."""
+"""Checkpoint reader: the JSON files and shards of a checkpoint directory, complete or refused."""
 
 from __future__ import annotations
 

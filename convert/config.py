@@ -1,4 +1,6 @@
-"""config.json as typed values: no architecture number has a default, a missing key is an error that names it.
+"""Model configuration: config.json as typed values.
+
+No architecture number has a default; a missing key is an error that names it.
 
 The sizes of full-attention layers have two spellings: `global_head_dim` with `num_global_key_value_heads`,
 and the `per_layer_config` of newer transformers, which wins where both stand, as it does there

@@ -1,4 +1,4 @@
-"""The configuration of the towers and embedders that turn pictures and sounds into tokens.
+"""Vision and audio configuration: the parts of config.json for towers and embedders.
 
 Values that llama.cpp has built in (tools/mtmd/models/gemma4*.cpp, tools/mtmd/clip.cpp) must be the config's.
 """

@@ -1,4 +1,4 @@
-"""Rows of numbers to rows of ggml blocks, by ggml's own code.
+"""Quantization encoder: rows of numbers → rows of ggml blocks, by ggml's own code.
 
 llama-cpp-python ships ggml but binds none of the functions below, so these few are bound here. They release
 the GIL, which is what lets row slices run on all cores. Declared in ggml.h and ggml-quants.h.

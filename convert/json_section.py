@@ -1,4 +1,4 @@
-"""One object of a JSON file whose missing or impossible values are errors that name key and file."""
+"""JSON section reader: one object of a JSON file, whose bad or missing values are errors with the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a GGUF file says besides its tokenizer and its weights, in llama.cpp's words and order.
+"""GGUF metadata: all of it but the tokenizer's, in llama.cpp's words and order.
 
 Name, version and licence are guessed as llama.cpp does (gguf.Metadata). Two keys are ours, under
 general.gemma4: whether image tokens see each other, which llama.cpp infers from the width, and all token

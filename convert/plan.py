@@ -1,4 +1,4 @@
-"""From a checkpoint to the plans of its files: every stored tensor is used once, or named and refused."""
+"""Conversion planner: a checkpoint → plans of its files, every tensor used once, or named and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the writing of a file has come. Whoever wants to show it draws it; nothing here does."""
+"""Progress report: how far the writing of a file has come. Callbacks get it; nothing here shows it."""
 
 from __future__ import annotations
 

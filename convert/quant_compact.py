@@ -1,4 +1,4 @@
-"""Q4_COMPACT: a mix of types of our own, for machines with little memory.
+"""Quantization mix Q4_COMPACT: types of our own choice, for machines with little memory.
 
 All of a model but the table of per-layer embeddings is read for every token, so it must be in memory. This
 mix takes bits where they cost most memory and are missed least, and leaves them where they are missed most:

@@ -1,4 +1,4 @@
-"""A GGUF file into the same file of another type: what llama.cpp's quantizer makes of it, byte for byte.
+"""GGUF quantizer: a GGUF file → what llama.cpp's quantizer makes of it, byte for byte.
 
 Where the quantizer would abort (it cannot handle the convolutions of an audio tower) those tensors are kept.
 """

@@ -1,4 +1,4 @@
-"""Safetensors files: headers that can be trusted, and rows read by offset.
+"""Safetensors reader: checked headers, and rows read by offset.
 
 Weights are read and never mapped: mapped pages would count as memory of this process (an E4B is 16 GB), and
 a file that shrinks under a map ends the process instead of raising. Every length and offset is checked before

@@ -1,4 +1,4 @@
-"""log(1 + exp(x)) in float32 with the very bits of PyTorch's softplus, which llama.cpp's converter uses.
+"""Softplus function: log(1 + exp(x)) in float32, bit for bit as PyTorch's, which llama.cpp's converter uses.
 
 PyTorch computes 32 numbers at a time with SLEEF's expf and log1pf (sleefsimdsp.c, error below 1 ulp; called
 in ATen/native/cpu/Activation.cpp). Both are spelled out here in float32 steps, each rounded as theirs are.

@@ -1,4 +1,4 @@
-"""What a checkpoint calls its tensors, whoever saved it, and what a GGUF file calls them.
+"""Tensor names: those of checkpoints, whoever saved them, and those of GGUF files.
 
 Published names are `model.language_model.layers.0.…`; older and fine-tuning tools write other prefixes, put a
 `.linear.` or `.base_layer.` before the last part, or add `.weight` to bare parameters. All of them map to one

@@ -1,4 +1,4 @@
-"""What a file should be made of, tensor by tensor, and readers that give stored rows the file's order."""
+"""Tensor specifications: what each tensor of a file is made of, and readers that reorder stored rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audio conformer of the E-series, and the 12B's waveform embedder."""
+"""Audio tensors: those of the E-series' conformer, and of the 12B's waveform embedder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language model of every member, and of the drafters: its tensors and the rotary factors."""
+"""Text tensors: those of the language models and drafters, and their rotary factors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vision tower of most members, and the 12B's patch embedder."""
+"""Vision tensors: those of the vision tower of most members, and of the 12B's patch embedder."""
 
 from __future__ import annotations
 

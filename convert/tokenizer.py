@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, taken from tokenizer.json and the files beside it.
+"""Tokenizer converter: tokenizer.json and the files beside it → the tokenizer of a GGUF file.
 
 What llama.cpp's converter writes, with two differences. An added token that tokenizer.json marks special is
 a control token even if tokenizer_config.json does not list it: as ordinary text, llama.cpp would split

@@ -1,4 +1,4 @@
-"""Tensors into finished files: slice by slice, on all cores, in one pass.
+"""GGUF file writer: tensors encoded and written slice by slice, on all cores, in one pass.
 
 Every size is known beforehand, so each thread reads a slice of rows, encodes it and writes it where it
 belongs: no order has to be kept, nothing larger than a slice is held, and no intermediate file exists.

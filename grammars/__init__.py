@@ -1,4 +1,4 @@
-"""Grammars that constrain what a model writes: plain GBNF files, and JSON schemas, types and tools as GBNF.
+"""Grammars for constrained decoding: plain GBNF files, and GBNF made from JSON schemas, types and tools.
 
 Any llama.cpp app can load the texts.
 """

@@ -1,7 +1,10 @@
-"""Finite automata, for what a grammar cannot say side by side: several conditions on one string.
+"""Finite automata: intersection and difference of regular expressions, which a grammar cannot write directly.
 
-A pattern and a length, two patterns, or a pattern less another become one deterministic automaton, made as
-small as it gets, and that becomes nodes again.
+A grammar has no "and" and no "not". A pattern and a length, two patterns, or a pattern less another become
+one minimal deterministic automaton (`build`), and that becomes grammar nodes again (`to_node`):
+
+    pairs = Repeat(Text("ab"), 0, None)
+    to_node(build([pairs], least=3, most=5), grammar, "s")  # [a] [b] [a] [b]
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from gemma4_gguf.grammars.grammar import (
 )
 
 MAX_STATES = 3000
-_MAX_NFA = 20_000
+_MAX_NFA_STATES = 20_000
 _MAX_WEIGHT = 2000
 
 
@@ -37,30 +40,42 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True)
 class Automaton:
-    """Deterministic: arrows[state] maps atoms to states; atoms are ranges of characters treated alike.
+    """A deterministic automaton. State 0 is the start; without states nothing is accepted.
 
-    State 0 is the beginning. Every state can reach an accepting one; without states nothing is accepted.
+    Args:
+        atoms: disjoint ranges of characters, such that no condition tells two characters of one range apart:
+            [a-f] and [d-z] give a-c, d-f, g-z and the rest. Transitions name them by index.
+        transitions: for each state, atom → next state. Every state can reach an accepting one.
+        accepting: states in which a string may end.
     """
 
     atoms: tuple[tuple[int, int], ...]
-    arrows: tuple[dict[int, int], ...]
+    transitions: tuple[dict[int, int], ...]
     accepting: frozenset[int]
 
 
 def build(
     within: Sequence[Node], outside: Sequence[Node] = (), least: int = 0, most: int | None = None
 ) -> Automaton:
-    """Strings that all of `within` match and none of `outside`, of `least` to `most` characters.
+    """The minimal automaton of several conditions on one string.
+
+    Each state of the product stands for one set of states per condition and the number of characters so far.
+
+    Args:
+        within: nodes without references that must all match the whole string.
+        outside: nodes that must not match it.
+        least: characters of the shortest string.
+        most: characters of the longest; None for any number.
 
     Raises:
         TooLarge: it needs too many states.
     """
     nodes = [*within, *outside]
     atoms = _atoms(nodes)
-    machines = [_Machine(node, atoms) for node in nodes]
+    machines = [_NFA(node, atoms) for node in nodes]
     first = (tuple(machine.closure([machine.start]) for machine in machines), 0)
     index = {first: 0}
-    queue, arrows, accepting = [first], [], set()
+    queue, transitions, accepting = [first], [], set()
     while queue:
         state = queue.pop(0)
         sets, n = state
@@ -82,53 +97,58 @@ def build(
                     index[target] = len(index)
                     queue.append(target)
                 row[atom] = index[target]
-        arrows.append(row)
-    return _smallest(Automaton(tuple(atoms), tuple(arrows), frozenset(accepting)))
+        transitions.append(row)
+    return _minimized(Automaton(tuple(atoms), tuple(transitions), frozenset(accepting)))
 
 
-def to_node(automaton: Automaton, grammar: Grammar, wish: str) -> Node:
-    """An automaton as nodes without recursion: a regular expression. Accepts at least one string.
+def to_node(automaton: Automaton, grammar: Grammar, name_hint: str) -> Node:
+    """An automaton as nodes without recursion: a regular expression, by state elimination.
 
-    States are taken out one by one; what led through them becomes a way around. States that are still entered
-    from several others become rules, so that nothing is written twice.
+    States on cycles are eliminated one by one; edges through them become edges around them. Of what is left,
+    states that are entered from several others become rules, so that nothing is written twice.
+
+    Args:
+        automaton: one that accepts at least one string.
+        grammar: takes the rules.
+        name_hint: what they may be called.
 
     Raises:
         TooLarge: the expression would be too long.
     """
-    ways: list[dict[int, Node]] = []
-    for row in automaton.arrows:
+    edges: list[dict[int, Node]] = []
+    for row in automaton.transitions:
         by_target: dict[int, list[tuple[int, int]]] = {}
         for atom, target in row.items():
             by_target.setdefault(target, []).append(automaton.atoms[atom])
-        ways.append({target: char_set(ranges) for target, ranges in by_target.items()})
-    ends: list[Node | None] = [EMPTY if state in automaton.accepting else None for state in range(len(ways))]
-    while cycle := _cycle(ways):
-        _take_out(ways, ends, min(cycle, key=lambda state: _cost(ways, state)))
+        edges.append({target: char_set(ranges) for target, ranges in by_target.items()})
+    ends: list[Node | None] = [EMPTY if state in automaton.accepting else None for state in range(len(edges))]
+    while cycle := _cycle(edges):
+        _eliminate(edges, ends, min(cycle, key=lambda state: _cost(edges, state)))
     made: dict[int, Node] = {}
-    uses = [sum(target in row for row in ways) for target in range(len(ways))]
+    uses = [sum(target in row for row in edges) for target in range(len(edges))]
 
     def body(state: int) -> Node:
         if state not in made:
-            found = [seq(way, body(target)) for target, way in ways[state].items() if target != state]
+            found = [seq(edge, body(target)) for target, edge in edges[state].items() if target != state]
             found += [end] if (end := ends[state]) is not None else []
             node = either(*found)
-            if state in ways[state]:
-                node = seq(Repeat(ways[state][state], 0, None), node)
+            if state in edges[state]:
+                node = seq(Repeat(edges[state][state], 0, None), node)
             plain = node == EMPTY or isinstance(node, (Chars, Text, Ref))
             made[state] = (
-                node if plain or uses[state] - (state in ways[state]) < 2 else grammar.add(wish, node)
+                node if plain or uses[state] - (state in edges[state]) < 2 else grammar.add(name_hint, node)
             )
         return made[state]
 
     return body(0)
 
 
-def _cycle(ways: list[dict[int, Node]]) -> list[int]:
-    """Returns: states of a cycle of more than one state, [] if there is none."""
-    colour = [0] * len(ways)
-    for start in range(len(ways)):
+def _cycle(edges: list[dict[int, Node]]) -> list[int]:
+    """States on a cycle of more than one state, found depth first; [] if there is none."""
+    colour = [0] * len(edges)
+    for start in range(len(edges)):
         path: list[int] = []
-        stack = [(start, iter(ways[start]))] if not colour[start] else []
+        stack = [(start, iter(edges[start]))] if not colour[start] else []
         while stack:
             state, targets = stack[-1]
             if colour[state] == 0:
@@ -142,41 +162,43 @@ def _cycle(ways: list[dict[int, Node]]) -> list[int]:
             elif colour[target] == 1 and target != state:
                 return [s for s in path[path.index(target) :] if s] or [target]
             elif colour[target] == 0:
-                stack.append((target, iter(ways[target])))
+                stack.append((target, iter(edges[target])))
     return []
 
 
-def _cost(ways: list[dict[int, Node]], state: int) -> int:
-    return len(ways[state]) * sum(state in row for row in ways)
+def _cost(edges: list[dict[int, Node]], state: int) -> int:
+    """Edges that the elimination of a state would make."""
+    return len(edges[state]) * sum(state in row for row in edges)
 
 
-def _take_out(ways: list[dict[int, Node]], ends: list[Node | None], state: int) -> None:
-    """Lead every way through a state around it."""
-    loop = ways[state].pop(state, None)
+def _eliminate(edges: list[dict[int, Node]], ends: list[Node | None], state: int) -> None:
+    """Replace every pair of edges into and out of a state by one around it: a -x-> s -y-> b by a -xy-> b."""
+    loop = edges[state].pop(state, None)
     again = EMPTY if loop is None else Repeat(loop, 0, None)
-    for row, before in enumerate(ways):
+    for row, before in enumerate(edges):
         if row == state or state not in before:
             continue
         there = seq(before.pop(state), again)
-        for target, way in ways[state].items():
-            around = seq(there, way)
+        for target, edge in edges[state].items():
+            around = seq(there, edge)
             before[target] = either(before[target], around) if target in before else around
             if _weight(before[target]) > _MAX_WEIGHT:
                 raise TooLarge
         if (end := ends[state]) is not None:
             last = seq(there, end)
             ends[row] = last if ends[row] is None else either(ends[row] or EMPTY, last)
-    ways[state] = {}
+    edges[state] = {}
 
 
 def _weight(node: Node) -> int:
+    """Nodes of an expression."""
     if isinstance(node, (Seq, Either)):
         return 1 + sum(map(_weight, node.items))
     return 1 + _weight(node.item) if isinstance(node, Repeat) else 1
 
 
 def length_range(node: Node) -> tuple[int, int | None]:
-    """Returns: shortest and longest string of a node without references; None for no longest."""
+    """Characters of the shortest and the longest string of a node without references; None for no longest."""
     if isinstance(node, Text):
         return len(node.value), len(node.value)
     if isinstance(node, Seq):
@@ -194,10 +216,14 @@ def length_range(node: Node) -> tuple[int, int | None]:
     return 1, 1
 
 
-def shorten(node: Node, most: int) -> Node:
-    """The node with its repetitions bounded so that no string is longer than `most`: some of its strings.
+def limit_length(node: Node, most: int) -> Node:
+    """A node whose strings are some of the given node's, none longer than `most`.
 
-    Used where the exact set would need too many states.
+    Its repetitions get bounds: "a*b*" limited to 10 becomes "a{0,5}b{0,5}". Used where the exact set would
+    need too many states.
+
+    Raises:
+        TooLarge: even the shortest string is longer.
     """
     shortest, longest = length_range(node)
     if longest is not None and longest <= most:
@@ -205,7 +231,7 @@ def shorten(node: Node, most: int) -> Node:
     if shortest > most:
         raise TooLarge
     if isinstance(node, Either):
-        return either(*(shorten(item, most) for item in node.items if length_range(item)[0] <= most))
+        return either(*(limit_length(item, most) for item in node.items if length_range(item)[0] <= most))
     if isinstance(node, Seq):
         ranges = [length_range(item) for item in node.items]
         spare = most - shortest
@@ -214,7 +240,7 @@ def shorten(node: Node, most: int) -> Node:
         items = list(node.items)
         for k, i in enumerate(flexible):
             share = min(spare // (len(flexible) - k), _slack(ranges[i], most))
-            items[i] = shorten(items[i], ranges[i][0] + share)
+            items[i] = limit_length(items[i], ranges[i][0] + share)
             spare -= share
         return seq(*items)
     if isinstance(node, Repeat):
@@ -224,15 +250,17 @@ def shorten(node: Node, most: int) -> Node:
             some = min(some, 64)
         each = max(low, some if high is None else min(high, some), 1)
         times = most // each
-        return Repeat(shorten(node.item, each), node.least, min(times, node.most or times))
+        return Repeat(limit_length(node.item, each), node.least, min(times, node.most or times))
     return node
 
 
 def _slack(bounds: tuple[int, int | None], most: int) -> int:
+    """How much longer than its shortest string a node can get."""
     return most if bounds[1] is None else bounds[1] - bounds[0]
 
 
 def _atoms(nodes: Sequence[Node]) -> list[tuple[int, int]]:
+    """All characters, cut wherever a set of some node begins or ends."""
     cuts = {0, MAX_CODE + 1}
     for node in nodes:
         for found in _sets(node):
@@ -243,6 +271,7 @@ def _atoms(nodes: Sequence[Node]) -> list[tuple[int, int]]:
 
 
 def _sets(node: Node) -> Iterator[Chars]:
+    """The character sets of a node, those of its texts included, in order."""
     if isinstance(node, Chars):
         yield node
     elif isinstance(node, Text):
@@ -254,42 +283,45 @@ def _sets(node: Node) -> Iterator[Chars]:
         yield from _sets(node.item)
 
 
-class _Machine:
-    """Nondeterministic automaton of one node, over atoms."""
+class _NFA:
+    """The nondeterministic automaton of one node, by Thompson's construction.
+
+    `epsilon[state]` lists the states reached without a character, `moves[state]` those reached by one.
+    """
 
     def __init__(self, node: Node, atoms: list[tuple[int, int]]) -> None:
-        self.silent: list[list[int]] = []
+        self.epsilon: list[list[int]] = []
         self.moves: list[list[tuple[frozenset[int], int]]] = []
         self._atoms = atoms
         self._sets: dict[Chars, frozenset[int]] = {}
         self._steps: dict[tuple[frozenset[int], int], frozenset[int]] = {}
-        self.start = self.state()
+        self.start = self.new_state()
         self.end = self.add(node, self.start)
 
-    def state(self) -> int:
-        if len(self.moves) >= _MAX_NFA:
+    def new_state(self) -> int:
+        if len(self.moves) >= _MAX_NFA_STATES:
             raise TooLarge
-        self.silent.append([])
+        self.epsilon.append([])
         self.moves.append([])
         return len(self.moves) - 1
 
     def add(self, node: Node, start: int) -> int:
-        """Returns: the state in which the node is over."""
+        """Append a node at a state; gives the state in which the node has ended."""
         if isinstance(node, Seq):
             for item in node.items:
                 start = self.add(item, start)
             return start
         if isinstance(node, Either):
-            end = self.state()
+            end = self.new_state()
             for item in node.items:
-                way = self.state()
-                self.silent[start].append(way)
-                self.silent[self.add(item, way)].append(end)
+                way = self.new_state()
+                self.epsilon[start].append(way)
+                self.epsilon[self.add(item, way)].append(end)
             return end
         if isinstance(node, Repeat):
             return self.add_repeat(node, start)
         for found in _sets(node):
-            end = self.state()
+            end = self.new_state()
             self.moves[start].append((self.members(found), end))
             start = end
         return start
@@ -298,19 +330,20 @@ class _Machine:
         for _ in range(node.least):
             start = self.add(node.item, start)
         if node.most is None:
-            loop, end = self.state(), self.state()
-            self.silent[start].append(loop)
-            self.silent[self.add(node.item, loop)].append(loop)
-            self.silent[loop].append(end)
+            loop, end = self.new_state(), self.new_state()
+            self.epsilon[start].append(loop)
+            self.epsilon[self.add(node.item, loop)].append(loop)
+            self.epsilon[loop].append(end)
             return end
-        end = self.state()
+        end = self.new_state()
         for _ in range(node.most - node.least):
-            self.silent[start].append(end)
+            self.epsilon[start].append(end)
             start = self.add(node.item, start)
-        self.silent[start].append(end)
+        self.epsilon[start].append(end)
         return end
 
     def members(self, found: Chars) -> frozenset[int]:
+        """The atoms of a set."""
         if found not in self._sets:
             self._sets[found] = frozenset(
                 i for i, (low, _) in enumerate(self._atoms) if any(a <= low <= b for a, b in found.ranges)
@@ -318,15 +351,17 @@ class _Machine:
         return self._sets[found]
 
     def closure(self, states: Sequence[int]) -> frozenset[int]:
+        """The states with all those that are reached from them without a character."""
         seen, queue = set(states), list(states)
         while queue:
-            for other in self.silent[queue.pop()]:
+            for other in self.epsilon[queue.pop()]:
                 if other not in seen:
                     seen.add(other)
                     queue.append(other)
         return frozenset(seen)
 
     def step(self, states: frozenset[int], atom: int) -> frozenset[int]:
+        """The states after one more character."""
         key = (states, atom)
         if key not in self._steps:
             moved = [end for state in states for sets, end in self.moves[state] if atom in sets]
@@ -334,21 +369,21 @@ class _Machine:
         return self._steps[key]
 
 
-def _smallest(automaton: Automaton) -> Automaton:
-    """Drop states that lead nowhere, and join those that cannot be told apart."""
+def _minimized(automaton: Automaton) -> Automaton:
+    """The minimal automaton: dead states dropped, equivalent ones merged (Moore's algorithm)."""
     before: dict[int, set[int]] = {}
-    for state, row in enumerate(automaton.arrows):
+    for state, row in enumerate(automaton.transitions):
         for target in row.values():
             before.setdefault(target, set()).add(state)
-    alive, queue = set(automaton.accepting), list(automaton.accepting)
+    live, queue = set(automaton.accepting), list(automaton.accepting)
     while queue:
         for state in before.get(queue.pop(), ()):
-            if state not in alive:
-                alive.add(state)
+            if state not in live:
+                live.add(state)
                 queue.append(state)
-    if 0 not in alive:
+    if 0 not in live:
         return Automaton(automaton.atoms, (), frozenset())
-    rows = {s: {a: t for a, t in automaton.arrows[s].items() if t in alive} for s in sorted(alive)}
+    rows = {s: {a: t for a, t in automaton.transitions[s].items() if t in live} for s in sorted(live)}
     group = {state: int(state in automaton.accepting) for state in rows}
     while True:
         keys = {

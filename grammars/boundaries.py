@@ -1,7 +1,9 @@
-"""May a lexer always take the longest lexeme? Only if what goes on with a lexeme never comes after it.
+"""Longest-match check: whether a lexer may always take the longest lexeme without losing texts of a grammar.
 
-Otherwise a grammar such as `"a"* x` with `x ::= "ab" x | "c"` would lose texts: the first a's swallow the one
-that x needs. The answer may be no for a grammar where it would be right, never the other way.
+It may if no character that continues a complete lexeme can also follow it. In `"a"* x` with
+`x ::= "ab" x | "c"` one can: on "aab", the lexeme `"a"*` would take both a's, and x would lack its own. The
+check uses the FIRST and FOLLOW sets of LL parsing. It may say no where yes would be right, never the other
+way.
 """
 
 from __future__ import annotations
@@ -9,14 +11,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gemma4_gguf.grammars.automata import Automaton, TooLarge, build
-from gemma4_gguf.grammars.grammar import Chars, Either, Node, Ref, Repeat, Seq, char_set, common, either, seq
+from gemma4_gguf.grammars.grammar import (
+    Chars,
+    Either,
+    Node,
+    Ref,
+    Repeat,
+    Seq,
+    char_set,
+    either,
+    intersection,
+    seq,
+    union,
+)
 
 _MAX_STATES = 400
 _NONE = Chars(())
 
 
-class Lexemes:
-    """Examines how lexemes meet.
+class LongestMatchCheck:
+    """FIRST and FOLLOW sets of a grammar over lexemes, and the check that uses them.
 
     Args:
         lexemes: name → node.
@@ -28,30 +42,31 @@ class Lexemes:
         self, lexemes: Mapping[str, Node], terminals: Mapping[str, Node], rules: Mapping[str, Node]
     ) -> None:
         self.lexemes, self.terminals, self.rules = lexemes, terminals, rules
-        self.machines: dict[str, Automaton] = {}
+        self.automata: dict[str, Automaton] = {}
         self.first: dict[str, Chars] = dict.fromkeys(rules, _NONE)
-        self.empty: set[str] = set()
+        self.nullable: set[str] = set()
         self.follow: dict[str, Chars] = dict.fromkeys([*rules, *lexemes], _NONE)
 
-    def are_clear(self) -> bool:
-        """Returns: whether the longest lexeme is always right; False when it would take too long to tell."""
+    def is_safe(self) -> bool:
+        """Whether the longest lexeme is always right; False also when it would take too long to tell."""
         try:
-            self.machines = {name: build([self.inline(node)]) for name, node in self.lexemes.items()}
+            self.automata = {name: build([self.inline(node)]) for name, node in self.lexemes.items()}
         except TooLarge:
             return False
-        if any(len(machine.arrows) > _MAX_STATES for machine in self.machines.values()):
+        if any(len(automaton.transitions) > _MAX_STATES for automaton in self.automata.values()):
             return False
-        for name, machine in self.machines.items():
-            self.first[name] = _leaving(machine, 0)
-            if 0 in machine.accepting:
-                self.empty.add(name)
-        while self.find_first():
+        for name, automaton in self.automata.items():
+            self.first[name] = _next_chars(automaton, 0)
+            if 0 in automaton.accepting:
+                self.nullable.add(name)
+        while self.update_first():
             pass
-        while self.find_follow():
+        while self.update_follow():
             pass
-        return all(self.apart(a, b) for a in self.machines for b in self.machines)
+        return all(self.is_safe_pair(a, b) for a in self.automata for b in self.automata)
 
     def inline(self, node: Node) -> Node:
+        """A lexeme's node with its references replaced by what they refer to; lexemes have no recursion."""
         if isinstance(node, Ref):
             return self.inline(self.terminals[node.name])
         if isinstance(node, Seq):
@@ -60,87 +75,89 @@ class Lexemes:
             return either(*map(self.inline, node.items))
         return Repeat(self.inline(node.item), node.least, node.most) if isinstance(node, Repeat) else node
 
-    def find_first(self) -> bool:
-        """One round. Returns: whether anything was learned."""
+    def update_first(self) -> bool:
+        """One round of the fixed-point iteration for FIRST; gives whether anything changed."""
         changed = False
         for name, node in self.rules.items():
             chars, empty = self.first_of(node)
-            if chars != self.first[name] or (empty and name not in self.empty):
+            if chars != self.first[name] or (empty and name not in self.nullable):
                 changed = True
                 self.first[name] = chars
-                self.empty |= {name} if empty else set()
+                self.nullable |= {name} if empty else set()
         return changed
 
     def first_of(self, node: Node) -> tuple[Chars, bool]:
-        """Returns: characters a node may begin with, and whether it may be nothing."""
+        """FIRST of a node: characters it may begin with, and whether it may be empty."""
         if isinstance(node, Ref):
-            return self.first.get(node.name, _NONE), node.name in self.empty
+            return self.first.get(node.name, _NONE), node.name in self.nullable
         if isinstance(node, Either):
             found = [self.first_of(item) for item in node.items]
-            return _join(*(chars for chars, _ in found)), any(empty for _, empty in found)
+            return union(*(chars for chars, _ in found)), any(empty for _, empty in found)
         if isinstance(node, Repeat):
             chars, empty = self.first_of(node.item)
             return chars, empty or node.least == 0
         out = _NONE
         for item in node.items if isinstance(node, Seq) else ():
             chars, empty = self.first_of(item)
-            out = _join(out, chars)
+            out = union(out, chars)
             if not empty:
                 return out, False
         return out, True
 
-    def find_follow(self) -> bool:
-        """One round. Returns: whether anything was learned."""
+    def update_follow(self) -> bool:
+        """One round of the fixed-point iteration for FOLLOW; gives whether anything changed."""
         before = dict(self.follow)
         for name, node in self.rules.items():
-            self.spread(node, self.follow[name])
+            self.add_follow(node, self.follow[name])
         return self.follow != before
 
-    def spread(self, node: Node, after: Chars) -> None:
-        """Note that `after` may follow a node."""
+    def add_follow(self, node: Node, after: Chars) -> None:
+        """Add `after`, characters that may come after a node, to FOLLOW of what the node ends with."""
         if isinstance(node, Ref):
             if node.name in self.follow:
-                self.follow[node.name] = _join(self.follow[node.name], after)
+                self.follow[node.name] = union(self.follow[node.name], after)
         elif isinstance(node, Either):
             for item in node.items:
-                self.spread(item, after)
+                self.add_follow(item, after)
         elif isinstance(node, Repeat):
-            self.spread(node.item, _join(after, self.first_of(node.item)[0]))
+            self.add_follow(node.item, union(after, self.first_of(node.item)[0]))
         elif isinstance(node, Seq):
             for item in reversed(node.items):
-                self.spread(item, after)
+                self.add_follow(item, after)
                 chars, empty = self.first_of(item)
-                after = _join(after, chars) if empty else chars
+                after = union(after, chars) if empty else chars
 
-    def apart(self, a: str, b: str) -> bool:
-        """Once lexeme a is complete, can b not go on with what may follow a?"""
-        first, second, follow = self.machines[a], self.machines[b], self.follow[a]
-        queue = _steps(first, second, 0, 0)  # nothing at all is no lexeme, so the beginning does not count
+    def is_safe_pair(self, a: str, b: str) -> bool:
+        """Whether, once lexeme a is complete, b cannot continue with a character that may follow a."""
+        first, second, follow = self.automata[a], self.automata[b], self.follow[a]
+        # An empty string is no lexeme, so the pair of start states does not count.
+        queue = _joint_steps(first, second, 0, 0)
         seen = set(queue)
         while queue:
             p, q = queue.pop()
-            if p in first.accepting and common(_leaving(second, q), follow).ranges:
+            if p in first.accepting and intersection(_next_chars(second, q), follow).ranges:
                 return False
-            more = [pair for pair in _steps(first, second, p, q) if pair not in seen]
+            more = [pair for pair in _joint_steps(first, second, p, q) if pair not in seen]
             seen.update(more)
             queue += more
         return True
 
 
-def _steps(a: Automaton, b: Automaton, p: int, q: int) -> list[tuple[int, int]]:
-    """Pairs of states that one character leads to."""
+def _joint_steps(a: Automaton, b: Automaton, p: int, q: int) -> list[tuple[int, int]]:
+    """Pairs of states that some single character leads to from states p of a and q of b."""
     found = set()
-    for atom, target in a.arrows[p].items() if a.arrows else ():
+    for atom, target in a.transitions[p].items() if a.transitions else ():
         low, high = a.atoms[atom]
-        for other, end in b.arrows[q].items() if b.arrows else ():
+        for other, end in b.transitions[q].items() if b.transitions else ():
             if b.atoms[other][0] <= high and low <= b.atoms[other][1]:
                 found.add((target, end))
     return sorted(found)
 
 
-def _leaving(machine: Automaton, state: int) -> Chars:
-    return char_set(machine.atoms[atom] for atom in machine.arrows[state]) if machine.arrows else _NONE
-
-
-def _join(*sets: Chars) -> Chars:
-    return char_set(span for one in sets for span in one.ranges)
+def _next_chars(automaton: Automaton, state: int) -> Chars:
+    """Characters for which a state has a transition."""
+    return (
+        char_set(automaton.atoms[atom] for atom in automaton.transitions[state])
+        if automaton.transitions
+        else _NONE
+    )

@@ -1,4 +1,4 @@
-"""GBNF text → a `Grammar`. Reference: llama.cpp's grammars/README.md."""
+"""GBNF reader: text → `Grammar`. Reference: llama.cpp's grammars/README.md."""
 
 from __future__ import annotations
 
@@ -47,10 +47,13 @@ def parse_gbnf(text: str) -> Grammar:
 
 
 class _Reader:
+    """Recursive descent over a text; `nested` means inside brackets, where a line may end."""
+
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
 
     def fail(self, what: str) -> GrammarError:
+        """The error to raise, with the place."""
         line = self.text.count("\n", 0, self.at) + 1
         near = self.text[self.at : self.at + 20].split("\n")[0]
         return GrammarError(f"line {line}: {what} at {near!r}")
@@ -59,11 +62,13 @@ class _Reader:
         return self.text[self.at : self.at + 1]
 
     def take(self, word: str) -> bool:
+        """Whether a word comes next; it is passed if so."""
         found = self.text.startswith(word, self.at)
         self.at += len(word) * found
         return found
 
     def skip(self, newlines: bool) -> None:
+        """Pass space and comments, and the ends of lines if `newlines`."""
         while self.at < len(self.text):
             char = self.text[self.at]
             if char == "#":
@@ -108,7 +113,7 @@ class _Reader:
         items: list[Node] = []
         while (item := self.item()) is not None:
             self.skip(nested)
-            items.append(self.counted(item, nested))
+            items.append(self.quantified(item, nested))
             self.skip(nested)
         return seq(*items)
 
@@ -132,7 +137,8 @@ class _Reader:
             return Ref(self.name())
         return None
 
-    def counted(self, item: Node, nested: bool) -> Node:
+    def quantified(self, item: Node, nested: bool) -> Node:
+        """An item with the quantifiers after it: * + ? {2,5}."""
         while True:
             if self.take("*"):
                 item = Repeat(item, 0, None)

@@ -1,4 +1,4 @@
-"""Grammars as values: nodes, rules, and their GBNF text.
+"""Grammar data model and GBNF writer: nodes, named rules, and their GBNF text.
 
 A `Grammar` is an ordered table of named rules. Everything that makes a grammar (schemas, tools, patterns,
 GBNF text) makes one of these, and everything that uses one (GBNF text, Lark text for llguidance) reads it.
@@ -119,7 +119,12 @@ def complement(of: Chars) -> Chars:
     return Chars(tuple(out))
 
 
-def common(a: Chars, b: Chars) -> Chars:
+def union(*sets: Chars) -> Chars:
+    """Characters in any of them."""
+    return char_set(span for one in sets for span in one.ranges)
+
+
+def intersection(a: Chars, b: Chars) -> Chars:
     """Characters in both."""
     return complement(char_set(complement(a).ranges + complement(b).ranges))
 
@@ -137,9 +142,9 @@ class Grammar:
     rules: dict[str, Node] = field(default_factory=dict)
     lexemes: set[str] = field(default_factory=set)
 
-    def name_for(self, wish: str) -> str:
-        """Returns: a rule name like the wish that is still free, and reserves it."""
-        base = re.sub(r"[^a-z0-9]+", "-", wish.lower()).strip("-")[:40] or "rule"
+    def name_for(self, name_hint: str) -> str:
+        """A free rule name like the hint, reserved: "Größe" gives "gr-e", and "gr-e-2" the next time."""
+        base = re.sub(r"[^a-z0-9]+", "-", name_hint.lower()).strip("-")[:40] or "rule"
         base = base if base[0].isalpha() else f"r-{base}"
         name, n = base, 1
         while name in self.rules:
@@ -148,49 +153,49 @@ class Grammar:
         self.rules[name] = EMPTY
         return name
 
-    def add(self, wish: str, node: Node, *, lexeme: bool = False) -> Ref:
+    def add(self, name_hint: str, node: Node, *, lexeme: bool = False) -> Ref:
         """A new rule, unless the node is a reference already."""
         if isinstance(node, Ref):
             return node
-        name = self.name_for(wish)
+        name = self.name_for(name_hint)
         self.rules[name] = node
         if lexeme:
             self.lexemes.add(name)
         return Ref(name)
 
-    def repeat(self, item: Node, least: int, most: int | None, wish: str = "part") -> Node:
-        """A repetition that llama.cpp counts right, however long."""
+    def repeat(self, item: Node, least: int, most: int | None, name_hint: str = "part") -> Node:
+        """A repetition that llama.cpp counts right, however long, 2500 say as two blocks of 1000 and 500."""
         if most == 0:
             return EMPTY
         if least == most == 1:
             return item
         bounded = (most is not None and most > 1) or least > 1
         if bounded and not isinstance(item, Chars) and not _single(item):
-            item = self.add(wish, item)
+            item = self.add(name_hint, item)
         parts: list[Node] = []
         if least > MAX_REPEAT:
-            block = self.add(f"{wish}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
-            parts.append(self.repeat(block, least // MAX_REPEAT, least // MAX_REPEAT, wish))
+            block = self.add(f"{name_hint}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
+            parts.append(self.repeat(block, least // MAX_REPEAT, least // MAX_REPEAT, name_hint))
             most = None if most is None else most - least + least % MAX_REPEAT
             least %= MAX_REPEAT
         if most is not None and most > MAX_REPEAT:
             parts.append(Repeat(item, least, least) if least > 1 else item if least else EMPTY)
-            parts.append(self._up_to(item, most - least, wish))
+            parts.append(self._up_to(item, most - least, name_hint))
         elif (least, most) != (0, 0):
             parts.append(Repeat(item, least, most))
         return seq(*parts)
 
-    def _up_to(self, item: Node, most: int, wish: str) -> Node:
+    def _up_to(self, item: Node, most: int, name_hint: str) -> Node:
         """0 … most: less than a block, or a block and the rest. No count can be read in two ways."""
-        block = self.add(f"{wish}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
+        block = self.add(f"{name_hint}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
         node: Node = Repeat(item, 0, most % MAX_REPEAT) if most % MAX_REPEAT else EMPTY
         for _ in range(most // MAX_REPEAT):
-            rest = self.add(f"{wish}-rest", node)
+            rest = self.add(f"{name_hint}-rest", node)
             node = either(seq(block, rest), Repeat(item, 0, MAX_REPEAT - 1))
         return node
 
     def to_text(self) -> str:
-        """Returns: GBNF, root first, only rules that are reached from it."""
+        """The grammar as GBNF: root first, only rules that are reached from it."""
         reached, queue = {"root": None}, ["root"]
         while queue:
             for name in references(self.rules[queue.pop(0)]):
@@ -201,7 +206,7 @@ class Grammar:
 
 
 def references(node: Node) -> Iterator[str]:
-    """Returns: names of the rules a node refers to, in order."""
+    """Names of the rules a node refers to, in order."""
     if isinstance(node, Ref):
         yield node.name
     elif isinstance(node, (Seq, Either)):
@@ -212,14 +217,16 @@ def references(node: Node) -> Iterator[str]:
 
 
 def left_recursion(grammar: Grammar) -> str | None:
-    """Returns: a rule that can begin with itself (llama.cpp refuses those), None if there is none."""
-    empty: set[str] = set()
+    """Name of a rule that can begin with itself (llama.cpp refuses those), None if there is none."""
+    nullable: set[str] = set()
     while True:
-        more = {name for name, node in grammar.rules.items() if name not in empty and _nullable(node, empty)}
+        more = {
+            name for name, node in grammar.rules.items() if name not in nullable and _nullable(node, nullable)
+        }
         if not more:
             break
-        empty |= more
-    starts = {name: set(_starts(node, empty)) for name, node in grammar.rules.items()}
+        nullable |= more
+    starts = {name: set(_starts(node, nullable)) for name, node in grammar.rules.items()}
     for name in starts:
         seen: set[str] = set()
         queue = list(starts[name])
@@ -233,30 +240,32 @@ def left_recursion(grammar: Grammar) -> str | None:
     return None
 
 
-def _nullable(node: Node, empty: set[str]) -> bool:
+def _nullable(node: Node, nullable: set[str]) -> bool:
+    """Whether a node matches the empty string, given the rules that do."""
     if isinstance(node, Ref):
-        return node.name in empty
+        return node.name in nullable
     if isinstance(node, Seq):
-        return all(_nullable(item, empty) for item in node.items)
+        return all(_nullable(item, nullable) for item in node.items)
     if isinstance(node, Either):
-        return any(_nullable(item, empty) for item in node.items)
+        return any(_nullable(item, nullable) for item in node.items)
     if isinstance(node, Repeat):
-        return node.least == 0 or _nullable(node.item, empty)
+        return node.least == 0 or _nullable(node.item, nullable)
     return node == Text("")
 
 
-def _starts(node: Node, empty: set[str]) -> Iterator[str]:
+def _starts(node: Node, nullable: set[str]) -> Iterator[str]:
+    """Names of the rules a node can begin with, given the rules that match the empty string."""
     if isinstance(node, Ref):
         yield node.name
     elif isinstance(node, Repeat):
-        yield from _starts(node.item, empty)
+        yield from _starts(node.item, nullable)
     elif isinstance(node, Either):
         for item in node.items:
-            yield from _starts(item, empty)
+            yield from _starts(item, nullable)
     elif isinstance(node, Seq):
         for item in node.items:
-            yield from _starts(item, empty)
-            if not _nullable(item, empty):
+            yield from _starts(item, nullable)
+            if not _nullable(item, nullable):
                 break
 
 

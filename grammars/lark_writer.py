@@ -1,8 +1,13 @@
-"""A `Grammar` as Lark text for llguidance.
+"""Lark writer: `Grammar` → Lark text for llguidance.
 
-llguidance cuts a text into lexemes, each as long as it goes, and follows the lexemes with a parser. So what
-needs no recursion becomes one lexeme, a regular expression, as large as possible; the rest becomes rules.
-Where taking the longest would be wrong (see `boundaries`), every character is a lexeme: exact, and slower.
+llguidance splits a text into lexemes by longest match, and parses the lexemes. So what needs no recursion
+becomes one lexeme, a regular expression, as large as possible; the rest becomes rules. For instance
+
+    root ::= "[" item ("," item)* "]"      →      start: T0 r1 (T1 r1)* T2
+    item ::= [0-9]+ | root                        r1: T3 | start
+                                                  T0: "["     T1: ","     T2: "]"     T3: /[0-9]/+
+
+Where the longest match would be wrong (see `boundaries`), every character is a lexeme: exact, and slower.
 
 Markers such as <|tool_call> stand for their own tokens instead of for their characters.
 Reference: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
@@ -13,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from gemma4_gguf.grammars.boundaries import Lexemes
+from gemma4_gguf.grammars.boundaries import LongestMatchCheck
 from gemma4_gguf.grammars.grammar import (
     MAX_CODE,
     Chars,
@@ -45,32 +50,37 @@ def to_lark(grammar: Grammar, markers: Mapping[str, int] | None = None) -> str:
         markers: texts that are one special token each → its id; where a text of the grammar holds one, that
             token is meant.
 
-    Returns: Lark text, its rule called start.
+    Returns:
+        Lark text, its rule called start.
     """
     markers = markers or {}
-    cut = _Cut(grammar, markers)
-    rules = cut.rules()
-    if cut.recursive:
+    split = _LexemeSplit(grammar, markers)
+    rules = split.rules()
+    if split.recursive:
         if grammar.lexemes:
-            cut = _Cut(grammar, markers, pieces=grammar.lexemes)
-            rules = cut.rules()
-        elif not Lexemes(cut.lexemes, cut.terminals, rules).are_clear():
-            cut = _Cut(grammar, markers, single=True)
-            rules = cut.rules()
+            split = _LexemeSplit(grammar, markers, lexeme_rules=grammar.lexemes)
+            rules = split.rules()
+        elif not LongestMatchCheck(split.lexemes, split.terminals, rules).is_safe():
+            split = _LexemeSplit(grammar, markers, per_character=True)
+            rules = split.rules()
     # Text that the grammar forces would else have to come in the tokens that llguidance cuts it into, not in
     # those that the model was trained to write.
     lines = ['%llguidance {"no_forcing": true}\n']
-    lines += [f"{name}: {cut.show(node)}\n" for name, node in rules.items()]
-    lines += [f"{name}: {cut.show(node)}\n" for name, node in cut.terminals.items()]
+    lines += [f"{name}: {split.show(node)}\n" for name, node in rules.items()]
+    lines += [f"{name}: {split.show(node)}\n" for name, node in split.terminals.items()]
     return "".join(lines)
 
 
-class _Cut:
-    """Rules over lexemes, and the lexemes.
+class _LexemeSplit:
+    """A grammar split into lexemes, and rules over them.
+
+    Lark calls a named regular expression a terminal. Every lexeme is one; others are only parts of lexemes.
 
     Args:
-        pieces: rules that are lexemes; otherwise lexemes are as large as recursion allows.
-        single: every character is a lexeme.
+        grammar: to split.
+        markers: texts that are one special token each → its id.
+        lexeme_rules: rules that are lexemes; without, lexemes are as large as recursion allows.
+        per_character: every character is a lexeme.
     """
 
     def __init__(
@@ -78,17 +88,17 @@ class _Cut:
         grammar: Grammar,
         markers: Mapping[str, int],
         *,
-        pieces: Collection[str] = (),
-        single: bool = False,
+        lexeme_rules: Collection[str] = (),
+        per_character: bool = False,
     ) -> None:
-        self.source, self.pieces, self.single = grammar.rules, pieces, single
+        self.source, self.lexeme_rules, self.per_character = grammar.rules, lexeme_rules, per_character
         self.ids = markers
         longest_first = sorted(markers, key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.sizes: dict[str, int] = {}
         self.recursive = self.size(Ref("root"), ()) > _MAX_SIZE
-        self.names: dict[str, str] = {"root": "start"}  # source rule → rule
-        self.inner: dict[str, str] = {}  # source rule → terminal
+        self.names: dict[str, str] = {"root": "start"}  # rule of the grammar → Lark rule
+        self.terminal_names: dict[str, str] = {}  # rule of the grammar → terminal
         self.lexemes: dict[str, Node] = {}
         self.terminals: dict[str, Node] = {}
         self.by_node: dict[Node, str] = {}
@@ -108,6 +118,7 @@ class _Cut:
         return out
 
     def over_lexemes(self, node: Node) -> Node:
+        """A node of the grammar as one whose leaves are references to Lark rules and lexemes."""
         if self.is_lexeme(node):
             return self.lexeme(node)
         if isinstance(node, Ref):
@@ -120,21 +131,24 @@ class _Cut:
             return either(*self.grouped(node.items, either))
         if isinstance(node, Repeat):
             return Repeat(self.over_lexemes(node.item), node.least, node.most)
-        return self.split(node) if isinstance(node, Text) else self.lexeme(node)
+        return self.split_text(node) if isinstance(node, Text) else self.lexeme(node)
 
     def is_lexeme(self, node: Node) -> bool:
-        if self.single or isinstance(node, Chars):
+        """Whether a node becomes one lexeme: without recursion and markers, and not too large."""
+        if self.per_character or isinstance(node, Chars):
             return isinstance(node, Chars)
-        if self.pieces:
-            return isinstance(node, Ref) and node.name in self.pieces and self.size(node, ()) <= _MAX_SIZE
+        if self.lexeme_rules:
+            return (
+                isinstance(node, Ref) and node.name in self.lexeme_rules and self.size(node, ()) <= _MAX_SIZE
+            )
         return self.size(node, ()) <= _MAX_SIZE
 
     def grouped(self, items: tuple[Node, ...], join: Callable[..., Node]) -> list[Node]:
-        """Neighbours without recursion become one lexeme."""
+        """Items over lexemes; neighbours that could each be a lexeme become one together."""
         out: list[Node] = []
         run: list[Node] = []
         for item in (*items, None):
-            if item is not None and not (self.pieces or self.single) and self.is_lexeme(item):
+            if item is not None and not (self.lexeme_rules or self.per_character) and self.is_lexeme(item):
                 run.append(item)
                 continue
             if run:
@@ -144,13 +158,13 @@ class _Cut:
                 out.append(self.over_lexemes(item))
         return out
 
-    def split(self, node: Text) -> Node:
-        """A text in lexemes, and tokens where it holds markers."""
+    def split_text(self, node: Text) -> Node:
+        """A text as lexemes, and token references such as <[48]> where it holds markers."""
         parts: list[Node] = []
         at = 0
         for match in [*self.markers.finditer(node.value), None]:
             end = len(node.value) if match is None else match.start()
-            piece = _CHARACTER if self.single else _PIECE if self.pieces else _ALL
+            piece = _CHARACTER if self.per_character else _PIECE if self.lexeme_rules else _ALL
             parts += [self.lexeme(Text(text)) for text in piece.findall(node.value[at:end])]
             if match is not None:
                 parts.append(Ref(f"<[{self.ids[match.group()]}]>"))
@@ -158,23 +172,27 @@ class _Cut:
         return seq(*parts)
 
     def lexeme(self, node: Node) -> Ref:
-        name = self.terminal(self.named(node))
+        """A reference to the lexeme that a node becomes."""
+        name = self.terminal(self.to_terminals(node))
         self.lexemes[name] = self.terminals[name]
         return Ref(name)
 
-    def named(self, node: Node) -> Node:
-        """References inside lexemes go to terminals."""
+    def to_terminals(self, node: Node) -> Node:
+        """A node inside a lexeme, with its references to rules turned into references to terminals."""
         if isinstance(node, Ref):
-            if node.name not in self.inner:
-                self.inner[node.name] = self.terminal(self.named(self.source[node.name]))
-            return Ref(self.inner[node.name])
+            if node.name not in self.terminal_names:
+                self.terminal_names[node.name] = self.terminal(self.to_terminals(self.source[node.name]))
+            return Ref(self.terminal_names[node.name])
         if isinstance(node, Seq):
-            return Seq(tuple(map(self.named, node.items)))
+            return Seq(tuple(map(self.to_terminals, node.items)))
         if isinstance(node, Either):
-            return Either(tuple(map(self.named, node.items)))
-        return Repeat(self.named(node.item), node.least, node.most) if isinstance(node, Repeat) else node
+            return Either(tuple(map(self.to_terminals, node.items)))
+        return (
+            Repeat(self.to_terminals(node.item), node.least, node.most) if isinstance(node, Repeat) else node
+        )
 
     def terminal(self, node: Node) -> str:
+        """Name of the terminal for a node; equal nodes share one."""
         if isinstance(node, Ref):
             return node.name
         if node not in self.by_node:
@@ -183,7 +201,11 @@ class _Cut:
         return self.by_node[node]
 
     def size(self, node: Node, above: tuple[str, ...]) -> int:
-        """Nodes with everything they refer to; too many for recursion and for markers."""
+        """Number of nodes of a lexeme, all it refers to included.
+
+        More than `_MAX_SIZE` where no lexeme can be: for recursion (a rule among `above`, the rules that are
+        being measured) and for markers, which are tokens.
+        """
         if isinstance(node, Ref):
             if node.name in above:
                 return _MAX_SIZE + 1
@@ -197,6 +219,7 @@ class _Cut:
         return 1 + self.size(node.item, above) if isinstance(node, Repeat) else 1
 
     def show(self, node: Node, inside: bool = False) -> str:
+        """Lark text of a node; `inside` a sequence or repetition, some nodes need brackets."""
         if isinstance(node, Text):
             return '"' + "".join(_ESCAPES.get(c, c) for c in node.value) + '"'
         if isinstance(node, Chars):

@@ -1,6 +1,7 @@
-"""How a value is written: as JSON, or in the notation of Gemma's tool calls.
+"""Value notations: how a grammar writes values, as JSON or in the notation of Gemma's tool calls.
 
-Both read their rules for free values from the shipped grammar files.
+The same object, {"city": "Oslo"}, is written {"city": "Oslo"} in JSON, and {city:<|"|>Oslo<|"|>} in a call.
+Both notations read their rules for free values from the shipped grammar files.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from gemma4_gguf.grammars.grammar import (
     Text,
     char_set,
     chars,
-    common,
     complement,
     either,
+    intersection,
     seq,
 )
 from gemma4_gguf.grammars.regex import ANYTHING
@@ -39,7 +40,7 @@ class Notation(Protocol):
         free_text: name of the rule of any text, quotes included.
         quote: stands before and after a text.
         space: may stand after punctuation.
-        barred: nodes that no text may match (what would end it too early).
+        forbidden: nodes that no text may match (what would end it too early).
         key_quote: stands before and after the name of a member.
         key_patterns: (pattern, "") that names which are not given must match.
         lexemes: rules of `base` that are the smallest pieces of the notation.
@@ -49,7 +50,7 @@ class Notation(Protocol):
     free_text: str
     quote: Node
     space: Node
-    barred: tuple[Node, ...]
+    forbidden: tuple[Node, ...]
     key_quote: Node
     key_patterns: tuple[tuple[str, str], ...]
     lexemes: frozenset[str]
@@ -73,13 +74,13 @@ _HEX = char_set([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
 _SHORT = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r"}
 
 
-class Json:
-    """JSON text."""
+class JsonNotation:
+    """JSON text: a character may stand as itself or escaped."""
 
     free_text = "string"
     quote: Node = Text('"')
     space: Node = Ref("ws")
-    barred: tuple[Node, ...] = ()
+    forbidden: tuple[Node, ...] = ()
     key_quote: Node = quote
     key_patterns: tuple[tuple[str, str], ...] = ()
     lexemes = frozenset({"string", "number", "boolean", "null", "ws"})
@@ -92,10 +93,10 @@ class Json:
             return Text(only)
         if of.ranges == ((0, MAX_CODE),):
             return Ref("char")
-        plain = common(of, complement(char_set((*chars('"\\').ranges, *_CONTROL.ranges))))
+        plain = intersection(of, complement(char_set((*chars('"\\').ranges, *_CONTROL.ranges))))
         ways: list[Node] = [plain] if plain.ranges else []
         ways += [Text("\\" + c) for c in '"\\' if _has(of, c)]
-        if common(of, _CONTROL) == _CONTROL:
+        if intersection(of, _CONTROL) == _CONTROL:
             ways += [seq(Text("\\"), chars("bfnrt")), seq(Text("\\u00"), chars("01"), _HEX)]
         else:
             for code in range(0x20):
@@ -103,7 +104,7 @@ class Json:
                     ways.append(Text(f"\\u{code:04x}"))
                     ways += [Text("\\" + _SHORT[chr(code)])] if chr(code) in _SHORT else []
         ways += [Text("\\u007f")] if _has(of, "\x7f") else []
-        return either(*ways, *_escaped(common(of, _BEYOND_ASCII)))
+        return either(*ways, *_escaped(intersection(of, _BEYOND_ASCII)))
 
     def text(self, value: str, pointer: str) -> Node:
         return either(*(Text(json.dumps(value, ensure_ascii=ascii_only)) for ascii_only in (False, True)))
@@ -116,7 +117,7 @@ class Json:
 
 
 def _escaped(of: Chars) -> list[Node]:
-    """\\uXXXX for characters beyond ASCII, as two halves above FFFF."""
+    """\\uXXXX for characters beyond ASCII, as a surrogate pair above FFFF."""
     ways: list[Node] = []
     for low, high in of.ranges:
         if low <= 0xFFFF:
@@ -142,7 +143,14 @@ _HALVES = (
 
 
 def _between(low: int, high: int, places: tuple[tuple[Node, tuple[Chars, ...]], ...]) -> Node:
-    """Numbers from low to high, written with one digit of each place after what stands before it."""
+    """Numbers from low to high, all written with the same number of digits.
+
+    Args:
+        low: the least number.
+        high: the greatest.
+        places: for each digit, what stands before it, and the sets it is taken from by its value. In a
+            surrogate pair (`_HALVES`), D stands before the first digit and \\uD before the fourth.
+    """
     if not places:
         return EMPTY
     (before, digits), rest = places[0], places[1:]
@@ -164,13 +172,13 @@ def _between(low: int, high: int, places: tuple[tuple[Node, tuple[Chars, ...]], 
     return either(*ways)
 
 
-class Native:
-    """The notation of tool calls: bare keys in the order of the alphabet, texts between <|"|> as they are."""
+class ToolCallNotation:
+    """Gemma's notation of tool calls: bare keys in alphabetical order, unescaped texts between <|"|>."""
 
     free_text = "text"
     quote: Node = Text('<|"|>')
     space: Node = EMPTY
-    barred: tuple[Node, ...] = (seq(ANYTHING, Text('<|"|>'), ANYTHING),)
+    forbidden: tuple[Node, ...] = (seq(ANYTHING, Text('<|"|>'), ANYTHING),)
     key_quote: Node = EMPTY
     key_patterns: tuple[tuple[str, str], ...] = ((r"^[A-Za-z0-9_@$][A-Za-z0-9_@$./-]*$", ""),)
     lexemes = frozenset({"text", "key", "number", "boolean", "null"})
@@ -195,7 +203,7 @@ class Native:
 
 
 def literal(notation: Notation, value: Any, pointer: str) -> Node:
-    """This very value; space is free where JSON leaves it free."""
+    """A node for exactly this value; space is free where JSON leaves it free."""
     if isinstance(value, str):
         return notation.text(value, pointer)
     space = notation.space
@@ -219,5 +227,5 @@ def _has(of: Chars, char: str) -> bool:
 
 
 def _single(of: Chars) -> str:
-    """Returns: the only character of a set, "" if it has more."""
+    """The only character of a set, "" if it has more."""
     return chr(of.ranges[0][0]) if len(of.ranges) == 1 and of.ranges[0][0] == of.ranges[0][1] else ""

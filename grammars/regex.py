@@ -1,8 +1,9 @@
-"""Regular expressions of JSON Schema → grammar nodes over the characters of the string.
+"""Regular expression parser: patterns of JSON Schema → grammar nodes over the characters of the string.
 
 The dialect is ECMA 262 as far as it is regular: \\d, \\w and \\s are ASCII, $ is the very end. An expression
 without ^ or $ may match anywhere in the string, as JSON Schema says. Look-ahead at the very beginning comes
-back as conditions of its own. What is not regular (references, look-behind, word boundaries) is refused.
+back as conditions of its own: "^(?=.*[0-9])[a-z0-9]+$" is `Pattern([a-z0-9]+, within=(.*[0-9].*,))`. What is
+not regular (references, look-behind, word boundaries) is refused.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ _MAX_COUNT = 100_000
 
 @dataclass(frozen=True)
 class Pattern:
-    """A parsed expression: whole strings it matches, less or within those of its look-aheads.
+    """A parsed expression: a string matches if it matches `node`, all of `within` and none of `outside`.
 
     Args:
-        node: nodes over the string's own characters, without references.
-        within: strings must also match all of these.
-        outside: strings must match none of these.
+        node: over the whole string, character by character, without references.
+        within: from positive look-aheads, (?=…).
+        outside: from negative look-aheads, (?!…).
     """
 
     node: Node
@@ -65,22 +66,31 @@ def parse_pattern(text: str, pointer: str = "", *, full: bool = False) -> Patter
 
 
 class _Parser:
+    """Recursive descent over a pattern.
+
+    `kind` says what is being read, and so what an anchor means: "whole" and "full" for an expression that may
+    match anywhere or must match all, "ahead" for a look-ahead, "group" for a group.
+    """
+
     def __init__(self, text: str, pointer: str) -> None:
         self.text, self.pointer, self.at = text, pointer, 0
 
     def fail(self, what: str) -> SchemaError:
+        """The error to raise, with the place."""
         return SchemaError(f"pattern {self.text!r}: {what} at offset {self.at}", pointer=self.pointer)
 
     def peek(self, *options: str) -> str:
-        """Returns: the option that comes next, "" for none of them."""
+        """The option that comes next, "" for none of them."""
         return next((o for o in options if self.text.startswith(o, self.at)), "")
 
     def take(self, *options: str) -> str:
+        """As `peek`, and passes what it found."""
         found = self.peek(*options)
         self.at += len(found)
         return found
 
     def whole(self, kind: str) -> Pattern:
+        """The whole expression: look-aheads at its beginning, then alternatives."""
         within: list[Node] = []
         outside: list[Node] = []
         start = self.peek("^(?=", "^(?!")
@@ -121,6 +131,7 @@ class _Parser:
         return seq(before, *items, EMPTY if end or kind == "full" else ANYTHING)
 
     def atom(self) -> Node:
+        """What a quantifier binds to: a group, a character class or a character."""
         if self.take("(?:") or self.named_group() or self.plain_group():
             body = self.branches("group")
             if not self.take(")"):
@@ -152,6 +163,7 @@ class _Parser:
         return True
 
     def quantified(self, item: Node) -> Node:
+        """An atom with the quantifiers after it: * + ? {2,5}."""
         while True:
             if self.take("*"):
                 least, most = 0, None
@@ -169,6 +181,7 @@ class _Parser:
             item = EMPTY if most == 0 else Repeat(item, least, most)
 
     def braces(self) -> tuple[int, int | None] | None:
+        """The counts of {2}, {2,} or {2,5}, None if the brace is a plain character."""
         end = self.text.find("}", self.at)
         if not self.peek("{") or end < 0:
             return None
@@ -182,6 +195,7 @@ class _Parser:
         return bounds
 
     def set_(self) -> Node:
+        """A character class, after its opening bracket."""
         negated = bool(self.take("^"))
         ranges: list[tuple[int, int]] = []
         while not self.take("]"):
@@ -200,6 +214,7 @@ class _Parser:
         return out
 
     def member(self) -> Chars:
+        """One character or escape inside a character class."""
         if self.at >= len(self.text):
             raise self.fail("missing ]")
         if self.peek("[:", "[=", "[."):
@@ -210,6 +225,7 @@ class _Parser:
         return chars(self.text[self.at - 1])
 
     def escape(self, *, in_set: bool) -> Chars:
+        """What an escape stands for, after its backslash."""
         if self.at >= len(self.text):
             raise self.fail("lonely backslash")
         char = self.text[self.at]

@@ -1,7 +1,8 @@
-"""A schema → the rules of a grammar, in a notation.
+"""Schema compiler: a JSON schema → the rules of a grammar, in a notation.
 
 Objects have their members in declared order; required ones always, others or none in between. Without a word
-about further members there are none beside declared ones. References become rules, so recursion is recursion.
+about additional members there are none beside declared ones. References become rules, so recursion in the
+schema is recursion in the grammar.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from gemma4_gguf.grammars.grammar import (
     seq,
 )
 from gemma4_gguf.grammars.notation import Notation, literal
-from gemma4_gguf.grammars.schema_alternatives import expand, fits, parts, resolve
+from gemma4_gguf.grammars.schema_alternatives import expand, parts, resolve, satisfies
 from gemma4_gguf.grammars.schema_numbers import Bounds, real_numbers, whole_numbers
 from gemma4_gguf.grammars.schema_objects import write_members
-from gemma4_gguf.grammars.schema_shapes import Flat, Items, Members, Sub, meet, once
+from gemma4_gguf.grammars.schema_shapes import Alternative, Items, Members, Subschema, deduplicated, intersect
 from gemma4_gguf.grammars.schema_strings import text_body
 
 _MAX_UNIQUE = 8
@@ -63,9 +64,9 @@ class Compiler:
         """
         return self.finish(self.document_node("root-value"))
 
-    def document_node(self, wish: str) -> Node:
+    def document_node(self, name_hint: str) -> Node:
         """The whole schema as a node of `grammar`."""
-        node = self.compile((Sub(self.root, ""),), wish)
+        node = self.compile((Subschema(self.root, ""),), name_hint)
         if node is None:
             raise SchemaError("nothing can satisfy this schema")
         return node
@@ -82,32 +83,42 @@ class Compiler:
             raise SchemaError("nothing finite can satisfy this schema: it requires itself for ever")
         return self.grammar
 
-    def compile(self, subs: tuple[Sub, ...], wish: str) -> Node | None:
+    def compile(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node | None:
         """A value that satisfies all of some schemas.
 
         Args:
-            subs: the schemas; none means any value.
-            wish: what a rule for it may be called.
+            subschemas: the schemas; none means any value.
+            name_hint: what a rule for it may be called.
 
-        Returns: None if no value does.
+        Returns:
+            A node, None if no value does.
         """
-        subs = tuple(sub for sub in once(subs) if sub.schema is not True and sub.schema != {})
-        if not subs:
+        subschemas = tuple(
+            subschema
+            for subschema in deduplicated(subschemas)
+            if subschema.schema is not True and subschema.schema != {}
+        )
+        if not subschemas:
             return Ref("value")
-        if len(subs) == 1 and isinstance(subs[0].schema, Mapping) and is_reference(subs[0].schema):
-            target = resolve(self.root, subs[0].schema["$ref"], f"{subs[0].pointer}/$ref")
+        if (
+            len(subschemas) == 1
+            and isinstance(subschemas[0].schema, Mapping)
+            and is_reference(subschemas[0].schema)
+        ):
+            target = resolve(self.root, subschemas[0].schema["$ref"], f"{subschemas[0].pointer}/$ref")
             return self._rule((target,), target.pointer.rpartition("/")[2] or "root-value", always=True)
-        return self._rule(subs, wish, always=False)
+        return self._rule(subschemas, name_hint, always=False)
 
-    def _rule(self, subs: tuple[Sub, ...], wish: str, *, always: bool) -> Node | None:
-        key = tuple(sub.pointer for sub in subs)
+    def _rule(self, subschemas: tuple[Subschema, ...], name_hint: str, *, always: bool) -> Node | None:
+        """As `compile`. Schemas become a rule, the same one each time, if recursive or `always`."""
+        key = tuple(subschema.pointer for subschema in subschemas)
         if key in self._rules:
             return Ref(self._rules[key])
         if key in self._active:  # it holds itself, so it must be a rule
-            self._active[key] = self._active[key] or self.grammar.name_for(wish)
+            self._active[key] = self._active[key] or self.grammar.name_for(name_hint)
             return Ref(self._active[key] or "")
         self._active[key] = None
-        node = self._body(subs, wish)
+        node = self._body(subschemas, name_hint)
         name = self._active.pop(key)
         if node is None:
             if name is not None:
@@ -115,52 +126,59 @@ class Compiler:
             return None
         if name is None and not (always and _worth_a_rule(node)):
             return node
-        name = name or self.grammar.name_for(wish)
+        name = name or self.grammar.name_for(name_hint)
         self.grammar.rules[name] = node
         self._rules[key] = name
         return Ref(name)
 
-    def _body(self, subs: tuple[Sub, ...], wish: str) -> Node | None:
-        if len(subs) == 1 and (word := _only_branches(subs[0].schema)):
+    def _body(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node | None:
+        """As `compile`, without looking at rules that are there already."""
+        if len(subschemas) == 1 and (word := _only_branches(subschemas[0].schema)):
             if word == "oneOf":
-                expand(self.root, subs[0])  # refuses alternatives that overlap
-            found = [self.compile((part,), wish) for part in parts(subs[0], word)]
+                expand(self.root, subschemas[0])  # refuses alternatives that overlap
+            found = [self.compile((part,), name_hint) for part in parts(subschemas[0], word)]
             ways = [node for node in found if node is not None]
             return either(*ways) if ways else None
-        flats = [Flat(subs[0].pointer)]
-        for sub in subs:
-            flats = meet(flats, expand(self.root, sub), sub.pointer)
-        ways = [node for flat in flats if (node := self.flat(flat, wish)) is not None]
+        alternatives = [Alternative(subschemas[0].pointer)]
+        for subschema in subschemas:
+            alternatives = intersect(alternatives, expand(self.root, subschema), subschema.pointer)
+        ways = [
+            node
+            for alternative in alternatives
+            if (node := self.alternative(alternative, name_hint)) is not None
+        ]
         return either(*ways) if ways else None
 
-    def flat(self, flat: Flat, wish: str) -> Node | None:
-        """One alternative."""
-        if flat.values is not None:
-            return self._values(flat, flat.values)
-        if flat.is_anything():
+    def alternative(self, alternative: Alternative, name_hint: str) -> Node | None:
+        """A value that satisfies one alternative; None if no value does."""
+        if alternative.values is not None:
+            return self._values(alternative, alternative.values)
+        if alternative.is_anything():
             return Ref("value")
         ways: list[Node | None] = []
-        if "number" in flat.types:
-            free = flat.bounds == Bounds()
-            ways.append(Ref("number") if free else self._range(real_numbers(flat.bounds), wish))
-        elif "integer" in flat.types:
-            free = flat.bounds == Bounds()
-            ways.append(self._integer() if free else self._range(whole_numbers(flat.bounds), wish))
-        if "string" in flat.types:
-            ways.append(self.string(flat, wish))
-        if "object" in flat.types:
-            ways.append(self._object(flat.members, flat.pointer, wish))
-        if "array" in flat.types:
-            ways.append(self._array(flat.items, flat.pointer, wish))
-        ways += [Ref(kind) for kind in ("boolean", "null") if kind in flat.types]
+        if "number" in alternative.types:
+            free = alternative.bounds == Bounds()
+            ways.append(Ref("number") if free else self._range(real_numbers(alternative.bounds), name_hint))
+        elif "integer" in alternative.types:
+            free = alternative.bounds == Bounds()
+            ways.append(
+                self._integer() if free else self._range(whole_numbers(alternative.bounds), name_hint)
+            )
+        if "string" in alternative.types:
+            ways.append(self.string(alternative, name_hint))
+        if "object" in alternative.types:
+            ways.append(self._object(alternative.members, alternative.pointer, name_hint))
+        if "array" in alternative.types:
+            ways.append(self._array(alternative.items, alternative.pointer, name_hint))
+        ways += [Ref(kind) for kind in ("boolean", "null") if kind in alternative.types]
         found = [way for way in ways if way is not None]
         return either(*found) if found else None
 
-    def _range(self, node: Node | None, wish: str) -> Node | None:
+    def _range(self, node: Node | None, name_hint: str) -> Node | None:
         return (
             node
             if node is None or isinstance(node, (Text, Chars))
-            else self.grammar.add(wish, node, lexeme=True)
+            else self.grammar.add(name_hint, node, lexeme=True)
         )
 
     def _integer(self) -> Node:
@@ -169,34 +187,34 @@ class Compiler:
             self.grammar.lexemes.add("integer")
         return Ref("integer")
 
-    def _values(self, flat: Flat, values: tuple[Any, ...]) -> Node | None:
+    def _values(self, alternative: Alternative, values: tuple[Any, ...]) -> Node | None:
         ways = []
         for value in values:
-            fit = fits(flat, value)
-            if fit is None:
-                raise SchemaError("enum or const beside other limits", pointer=flat.pointer)
-            if fit:
-                ways.append(literal(self.notation, value, flat.pointer))
+            satisfied = satisfies(alternative, value)
+            if satisfied is None:
+                raise SchemaError("enum or const beside other limits", pointer=alternative.pointer)
+            if satisfied:
+                ways.append(literal(self.notation, value, alternative.pointer))
         return either(*ways) if ways else None
 
-    def string(self, flat: Flat, wish: str) -> Node | None:
+    def string(self, alternative: Alternative, name_hint: str) -> Node | None:
         """A text, quotes included."""
-        if not flat.patterns and not flat.least_length and flat.most_length is None:
+        if not alternative.patterns and not alternative.least_length and alternative.most_length is None:
             return Ref(self.notation.free_text)
-        body = text_body(flat, self.notation, self.grammar)
+        body = text_body(alternative, self.notation, self.grammar)
         if body is None:
             return None
-        return self.grammar.add(wish, seq(self.notation.quote, body, self.notation.quote), lexeme=True)
+        return self.grammar.add(name_hint, seq(self.notation.quote, body, self.notation.quote), lexeme=True)
 
     # Arrays
 
-    def _array(self, items: Items, pointer: str, wish: str) -> Node | None:
+    def _array(self, items: Items, pointer: str, name_hint: str) -> Node | None:
         if items == Items():
             return Ref("array")
         if items.unique and (items.most is None or items.most > 1):
-            return self._set(items, pointer, wish)
-        first = [self.compile(subs, f"{wish}-{i + 1}") for i, subs in enumerate(items.first)]
-        rest = None if items.rest is None else self.compile(items.rest, f"{wish}-item")
+            return self._set(items, pointer, name_hint)
+        first = [self.compile(subschemas, f"{name_hint}-{i + 1}") for i, subschemas in enumerate(items.first)]
+        rest = None if items.rest is None else self.compile(items.rest, f"{name_hint}-item")
         reach = next((i for i, node in enumerate(first) if node is None), None)
         most = items.most
         if reach is not None or rest is None:
@@ -213,7 +231,7 @@ class Compiler:
                 if inner != EMPTY
                 else seq(Text("["), space, Text("]"))
             )
-        return self.grammar.add(wish, full)
+        return self.grammar.add(name_hint, full)
 
     def _elements(self, first: list[Node], rest: Node | None, least: int, most: int | None) -> Node:
         """At least one element, if the array may have any."""
@@ -235,14 +253,14 @@ class Compiler:
             tail = tail if i < least else optional(tail)
         return seq(first[0], tail)
 
-    def _set(self, items: Items, pointer: str, wish: str) -> Node | None:
-        """Different elements: a rule for each set of those still to come."""
-        flats = [Flat(pointer)] if not items.first and items.rest else []
-        for sub in items.rest or ():
-            flats = meet(flats, expand(self.root, sub), pointer)
+    def _set(self, items: Items, pointer: str, name_hint: str) -> Node | None:
+        """An array of different listed values: a rule for each set of values used so far."""
+        alternatives = [Alternative(pointer)] if not items.first and items.rest else []
+        for subschema in items.rest or ():
+            alternatives = intersect(alternatives, expand(self.root, subschema), pointer)
         values: list[Any] = []
-        for flat in flats:
-            values += _listed(flat) or [None] * (_MAX_UNIQUE + 1)
+        for alternative in alternatives:
+            values += _listed(alternative) or [None] * (_MAX_UNIQUE + 1)
         if not values or len(values) > _MAX_UNIQUE:
             raise SchemaError(
                 f"uniqueItems is kept only for up to {_MAX_UNIQUE} listed values; use a list, not a set",
@@ -262,7 +280,9 @@ class Compiler:
                 ways: list[Node] = [seq(glue, texts[i], after(used | {i})) for i in left]
                 if len(used) >= max(items.least, 1):
                     ways.append(EMPTY)
-                rules[used] = EMPTY if ways == [EMPTY] else self.grammar.add(f"{wish}-set", either(*ways))
+                rules[used] = (
+                    EMPTY if ways == [EMPTY] else self.grammar.add(f"{name_hint}-set", either(*ways))
+                )
             return rules[used]
 
         space = self.notation.space
@@ -273,10 +293,10 @@ class Compiler:
 
     # Objects
 
-    def _object(self, members: Members, pointer: str, wish: str) -> Node | None:
-        if members == Members() or members == Members(stated=True):
+    def _object(self, members: Members, pointer: str, name_hint: str) -> Node | None:
+        if members == Members() or members == Members(additional_given=True):
             return Ref("object")
-        inner = write_members(self, members, pointer, wish)
+        inner = write_members(self, members, pointer, name_hint)
         if inner is None:
             return None
         some, none = inner
@@ -284,16 +304,16 @@ class Compiler:
         ways = [seq(Text("{"), space, Text("}"))] if none else []
         if some is not None:
             ways.append(seq(Text("{"), space, some, space, Text("}")))
-        return self.grammar.add(wish, either(*ways)) if ways else None
+        return self.grammar.add(name_hint, either(*ways)) if ways else None
 
 
 def is_reference(schema: Mapping[str, Any]) -> bool:
-    """Is it a $ref and, apart from annotations, nothing else?"""
+    """Whether a schema is a $ref and, apart from annotations, nothing else."""
     return "$ref" in schema and not set(schema) - _SILENT - {"$ref"}
 
 
 def _only_branches(schema: Any) -> str | None:
-    """Returns: anyOf or oneOf, if the schema says nothing else."""
+    """The word anyOf or oneOf, if the schema says nothing else."""
     words = {
         "title",
         "description",
@@ -308,12 +328,12 @@ def _only_branches(schema: Any) -> str | None:
     return rest.pop() if len(rest) == 1 and rest <= {"anyOf", "oneOf"} else None
 
 
-def _listed(flat: Flat) -> list[Any] | None:
+def _listed(alternative: Alternative) -> list[Any] | None:
     """All values of an alternative, None if they are not listed."""
-    if flat.values is not None:
-        return [value for value in flat.values if fits(flat, value)]
-    if flat.types <= {"boolean", "null"}:
-        return [value for value in (True, False, None) if fits(flat, value)]
+    if alternative.values is not None:
+        return [value for value in alternative.values if satisfies(alternative, value)]
+    if alternative.types <= {"boolean", "null"}:
+        return [value for value in (True, False, None) if satisfies(alternative, value)]
     return None
 
 
@@ -322,7 +342,7 @@ def _worth_a_rule(node: Node) -> bool:
 
 
 def endless(grammar: Grammar) -> bool:
-    """Has the root no finite text?"""
+    """Whether the root matches no finite text, as in a ::= "(" a ")"."""
     size: dict[str, float] = dict.fromkeys(grammar.rules, math.inf)
     changed = True
     while changed:
@@ -335,6 +355,7 @@ def endless(grammar: Grammar) -> bool:
 
 
 def _shortest(node: Node, size: dict[str, float]) -> float:
+    """Characters of the shortest text of a node, given those of the rules."""
     if isinstance(node, Ref):
         return size[node.name]
     if isinstance(node, Seq):

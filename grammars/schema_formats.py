@@ -1,4 +1,4 @@
-"""String formats of JSON Schema as regular expressions, none wider than its standard.
+"""String formats: those of JSON Schema as regular expressions, none wider than its standard.
 
 Dates are real dates (RFC 3339, years 0001 to 9999, leap years right); times have an offset, no leap second.
 """

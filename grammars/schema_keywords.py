@@ -1,4 +1,4 @@
-"""The keywords of one schema, combinations aside.
+"""Schema keyword reader: the keywords of one schema, except for $ref, allOf, anyOf and oneOf.
 
 Keywords that a grammar cannot express are refused by name. Annotations and words that JSON Schema does not
 know say nothing about values and are passed over.
@@ -13,7 +13,7 @@ from typing import Any
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.schema_formats import FORMATS, PLAIN_FORMATS
 from gemma4_gguf.grammars.schema_numbers import Bounds
-from gemma4_gguf.grammars.schema_shapes import ALL_TYPES, Flat, Items, Members, Sub, same
+from gemma4_gguf.grammars.schema_shapes import ALL_TYPES, Alternative, Items, Members, Subschema, json_equal
 
 UNSUPPORTED = (
     "not",
@@ -50,15 +50,16 @@ _FAMILIES = {
 }
 
 
-def read(sub: Sub) -> list[Flat]:
+def read(subschema: Subschema) -> list[Alternative]:
     """Read a schema's own keywords.
 
-    Returns: one alternative; two when null is allowed besides; none when enum and const exclude each other.
+    Returns:
+        One alternative; two when null is allowed besides; none when enum and const exclude each other.
 
     Raises:
         SchemaError: a keyword is malformed or cannot be expressed.
     """
-    schema, pointer = sub.schema, sub.pointer
+    schema, pointer = subschema.schema, subschema.pointer
     for word in UNSUPPORTED:
         if word in schema:
             raise SchemaError(f"{word} cannot be expressed as a grammar", pointer=f"{pointer}/{word}")
@@ -70,8 +71,8 @@ def read(sub: Sub) -> list[Flat]:
         values = tuple(schema["enum"])
     if "const" in schema:
         const = schema["const"]
-        values = (const,) if values is None or any(same(const, v) for v in values) else ()
-    flat = Flat(
+        values = (const,) if values is None or any(json_equal(const, v) for v in values) else ()
+    alternative = Alternative(
         pointer,
         types,
         values,
@@ -82,9 +83,9 @@ def read(sub: Sub) -> list[Flat]:
         _read_items(schema, pointer),
         _read_members(schema, pointer),
     )
-    found = [flat] if values != () else []
+    found = [alternative] if values != () else []
     if schema.get("nullable") is True and "null" not in types:
-        found.append(Flat(pointer, frozenset({"null"})))
+        found.append(Alternative(pointer, frozenset({"null"})))
     return found
 
 
@@ -147,7 +148,7 @@ def _read_bounds(schema: Mapping[str, Any], pointer: str) -> Bounds:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             raise SchemaError(f"{word} must be a number, not {value!r}", pointer=f"{pointer}/{word}")
         number = Decimal(repr(value))
-        bounds = bounds.meet(
+        bounds = bounds.intersect(
             Bounds(low=number, open_low=is_open) if side == "low" else Bounds(high=number, open_high=is_open)
         )
     return bounds
@@ -160,8 +161,8 @@ def _read_items(schema: Mapping[str, Any], pointer: str) -> Items:
     first_word = "items" if rest_word == "additionalItems" else "prefixItems"
     if first is not None and not isinstance(first, list):
         raise SchemaError("prefixItems must list schemas", pointer=f"{pointer}/prefixItems")
-    places = tuple((Sub(s, f"{pointer}/{first_word}/{i}"),) for i, s in enumerate(first or ()))
-    rest = None if items is False else () if items is True else (Sub(items, f"{pointer}/{rest_word}"),)
+    places = tuple((Subschema(s, f"{pointer}/{first_word}/{i}"),) for i, s in enumerate(first or ()))
+    rest = None if items is False else () if items is True else (Subschema(items, f"{pointer}/{rest_word}"),)
     least, most = _count(schema, "minItems", pointer) or 0, _count(schema, "maxItems", pointer)
     return Items(places, rest, least, most, schema.get("uniqueItems") is True)
 
@@ -173,19 +174,23 @@ def _read_members(schema: Mapping[str, Any], pointer: str) -> Members:
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise SchemaError("required must list names", pointer=f"{pointer}/required")
     more = schema.get("additionalProperties", True)
-    further = (
-        None if more is False else () if more is True else (Sub(more, f"{pointer}/additionalProperties"),)
+    additional = (
+        None
+        if more is False
+        else ()
+        if more is True
+        else (Subschema(more, f"{pointer}/additionalProperties"),)
     )
     names = schema.get("propertyNames")
     patterned = schema.get("patternProperties", {})
     return Members(
-        {n: (Sub(s, f"{pointer}/properties/{_escape(n)}"),) for n, s in properties.items()},
+        {n: (Subschema(s, f"{pointer}/properties/{_escape(n)}"),) for n, s in properties.items()},
         tuple(dict.fromkeys(required)),
-        further,
+        additional,
         "additionalProperties" in schema,
-        () if names in (None, True) else (Sub(names, f"{pointer}/propertyNames"),),
+        () if names in (None, True) else (Subschema(names, f"{pointer}/propertyNames"),),
         tuple(
-            (p, f"{pointer}/patternProperties", Sub(s, f"{pointer}/patternProperties/{_escape(p)}"))
+            (p, f"{pointer}/patternProperties", Subschema(s, f"{pointer}/patternProperties/{_escape(p)}"))
             for p, s in patterned.items()
         ),
         _count(schema, "minProperties", pointer) or 0,

@@ -1,4 +1,4 @@
-"""Ranges of numbers as grammar nodes over their digits.
+"""Number ranges: bounds on numbers → grammar nodes over their digits, 8 to 99 as [8-9] | [1-9] [0-9].
 
 A range of whole numbers is exact. A range of real numbers holds every decimal notation in it and, as Python
 and JavaScript print very large and very small ones, the scientific one with a single digit before the point.
@@ -25,7 +25,7 @@ _SMALLEST, _LARGEST = -324, 307
 
 @dataclass(frozen=True)
 class Bounds:
-    """A range of numbers; None for no bound, `open_` for a bound that is itself outside."""
+    """An interval of numbers; None for no bound, `open_` for a bound that is itself outside (exclusive)."""
 
     low: Decimal | None = None
     high: Decimal | None = None
@@ -33,22 +33,24 @@ class Bounds:
     open_high: bool = False
 
     def is_empty(self) -> bool:
+        """Whether no number is in the range."""
         if self.low is None or self.high is None:
             return False
         return self.low > self.high or (self.low == self.high and (self.open_low or self.open_high))
 
-    def holds(self, value: Decimal) -> bool:
+    def contains(self, value: Decimal) -> bool:
+        """Whether a number is in the range."""
         above = self.low is None or (value > self.low if self.open_low else value >= self.low)
         return above and (self.high is None or (value < self.high if self.open_high else value <= self.high))
 
-    def meet(self, other: Bounds) -> Bounds:
-        """Returns: numbers in both."""
+    def intersect(self, other: Bounds) -> Bounds:
+        """The range of numbers that are in both."""
         low, open_low = _tighter(self.low, self.open_low, other.low, other.open_low, 1)
         high, open_high = _tighter(self.high, self.open_high, other.high, other.open_high, -1)
         return Bounds(low, high, open_low, open_high)
 
-    def mirrored(self) -> Bounds:
-        """Returns: the same range with the sign turned."""
+    def negated(self) -> Bounds:
+        """The range of the numbers with their signs changed: 1 to 3 becomes -3 to -1."""
         low = None if self.high is None else -self.high
         high = None if self.low is None else -self.low
         return Bounds(low, high, self.open_high, self.open_low)
@@ -57,6 +59,7 @@ class Bounds:
 def _tighter(
     a: Decimal | None, a_open: bool, b: Decimal | None, b_open: bool, sign: int
 ) -> tuple[Decimal | None, bool]:
+    """The tighter of two lower (sign 1) or upper (sign -1) bounds, and whether it is open."""
     if a is None or b is None:
         return (b, b_open) if a is None else (a, a_open)
     if a == b:
@@ -65,7 +68,7 @@ def _tighter(
 
 
 def whole_numbers(bounds: Bounds) -> Node | None:
-    """Integers in a range, without leading zeros. Returns: None if there is none."""
+    """Integers in a range, without leading zeros; None if there is none."""
     low = None if bounds.low is None else _whole(bounds.low, bounds.open_low, 1)
     high = None if bounds.high is None else _whole(bounds.high, bounds.open_high, -1)
     ways = [_natural(0 if low is None else max(low, 0), high)]
@@ -76,14 +79,14 @@ def whole_numbers(bounds: Bounds) -> Node | None:
 
 
 def real_numbers(bounds: Bounds) -> Node | None:
-    """Numbers in a range. Returns: None if there is none."""
+    """Real numbers in a range, in decimal and scientific notation; None if there is none."""
     bounds = _as_read(bounds)
     if bounds.is_empty():
         return None
     zero = Decimal(0)
-    ways = [_magnitudes(bounds.meet(Bounds(low=zero)))]
-    ways.append(_signed(_magnitudes(bounds.mirrored().meet(Bounds(low=zero, open_low=True)))))
-    if bounds.holds(zero):
+    ways = [_magnitudes(bounds.intersect(Bounds(low=zero)))]
+    ways.append(_signed(_magnitudes(bounds.negated().intersect(Bounds(low=zero, open_low=True)))))
+    if bounds.contains(zero):
         ways.append(seq(Text("-0"), optional(seq(Text("."), Repeat(Text("0"), 1, None)))))
     return _one_of(ways)
 
@@ -99,6 +102,7 @@ def _as_read(bounds: Bounds) -> Bounds:
 
 
 def _one_of(ways: list[Node | None]) -> Node | None:
+    """Alternatives, those left out that match nothing; None if all do."""
     found = [way for way in ways if way is not None and way != _NEVER]
     return either(*found) if found else None
 
@@ -108,7 +112,7 @@ def _signed(node: Node | None) -> Node | None:
 
 
 def _whole(bound: Decimal, is_open: bool, sign: int) -> int:
-    """Returns: the first integer inside a bound, coming from outside."""
+    """The integer inside a bound and next to it: 3 for a lower bound (sign 1) of 2.5, 2 for an upper one."""
     if int(bound.as_tuple().exponent) > 0:  # written as a double, such as 1e300, which is not 10 to the 300
         bound = Decimal(float(bound))
     inside = int(bound.to_integral_value(rounding="ROUND_CEILING" if sign > 0 else "ROUND_FLOOR"))
@@ -116,7 +120,7 @@ def _whole(bound: Decimal, is_open: bool, sign: int) -> int:
 
 
 def _natural(low: int, high: int | None) -> Node | None:
-    """Non-negative integers from low to high."""
+    """Non-negative integers from low to high, None for no upper bound."""
     if high is not None and high < low:
         return None
     if high is None:
@@ -135,7 +139,7 @@ def _natural(low: int, high: int | None) -> Node | None:
 
 
 def _same_size(low: str, high: str) -> Node:
-    """Numbers between two of as many digits."""
+    """Integers between two of equal length: "27" to "41" is "2" [7-9] | "3" [0-9] | "4" [0-1]."""
     if low == high:
         return Text(low)
     if set(low) == {"0"} and set(high) == {"9"}:
@@ -159,6 +163,7 @@ def _same_size(low: str, high: str) -> Node:
 
 
 def _digit(low: int, high: int) -> Node:
+    """One digit from low to high."""
     return Text(str(low)) if low == high else Chars(((0x30 + low, 0x30 + high),))
 
 
@@ -189,13 +194,20 @@ def _decimal(bounds: Bounds) -> Node | None:
 
 
 def _split(value: Decimal) -> tuple[int, str]:
-    """Returns: the integer part, and the digits after the point without trailing zeros."""
+    """The integer part, and the digits after the point without trailing zeros."""
     whole, _, rest = format(value, "f").partition(".")
     return int(whole), rest.rstrip("0")
 
 
 def _fraction(low: str, high: str | None, open_low: bool, open_high: bool) -> Node:
-    """The point and digits d of a number 0.d in a range, or nothing; `high` None is one."""
+    """What follows the integer part: the point and digits d with 0.d in a range, or nothing where 0 is in it.
+
+    Args:
+        low: digits of the lower bound after its point, "" for 0.
+        high: those of the upper bound; None for 1.
+        open_low: 0.low itself is outside.
+        open_high: 0.high itself is outside.
+    """
     digits, empty = _digits_between(low, high, open_low, open_high)
     if digits == _NEVER:
         return EMPTY if empty else _NEVER
@@ -204,7 +216,11 @@ def _fraction(low: str, high: str | None, open_low: bool, open_high: bool) -> No
 
 
 def _digits_between(low: str | None, high: str | None, open_low: bool, open_high: bool) -> tuple[Node, bool]:
-    """Returns: one or more digits d with low <= 0.d <= high, and whether no digit at all would do, too."""
+    """One or more digits d with 0.low <= 0.d <= 0.high, and whether no digit at all would do, too.
+
+    Works digit by digit: after a first digit between those of the bounds, any digits follow; after a bound's
+    own digit, those within the rest of the bound. `low` None is a bound that no digits can be below.
+    """
     if low is not None and not low and not open_low:
         low = None
     if low is None and high is None:
@@ -239,7 +255,7 @@ def _digits_between(low: str | None, high: str | None, open_low: bool, open_high
 def _cases(
     a: int, b: int, low: str | None, high: str | None, below: bool, above: bool
 ) -> list[tuple[int, int, str | None, str | None]]:
-    """First digits that go on alike: (from, to, lower bound of the rest, upper bound of the rest)."""
+    """Ranges of first digits that continue alike: (first, last, lower and upper bound of the rest)."""
     rest_low = (low[1:] if low else "") if below else None
     rest_high = high[1:] if high is not None else None
     if a > b:
@@ -258,7 +274,7 @@ def _cases(
 
 
 def _scientific(bounds: Bounds) -> list[Node | None]:
-    """d.ddde±xx for the magnitudes that are printed so."""
+    """Scientific notation, d.ddde±xx, for the magnitudes that are printed so."""
     low, high = bounds.low or Decimal(0), bounds.high
     if high is not None and high <= 0:
         return []
@@ -301,9 +317,9 @@ _HUGE = seq(Text("1"), optional(seq(Text("."), _TENTHS)), _E, _PLUS, Text("308")
 
 
 def _inside(bounds: Bounds, exponent: int) -> bool:
-    """Are all numbers with this exponent in range?"""
+    """Whether all numbers with this exponent are in range."""
     lowest, above = Decimal(1).scaleb(exponent), Decimal(1).scaleb(exponent + 1)
-    return bounds.holds(lowest) and (bounds.high is None or above <= bounds.high)
+    return bounds.contains(lowest) and (bounds.high is None or above <= bounds.high)
 
 
 def _with_exponent(bounds: Bounds, exponent: int) -> Node | None:
@@ -316,7 +332,7 @@ def _with_exponent(bounds: Bounds, exponent: int) -> Node | None:
         None if bounds.high is None else bounds.high.scaleb(-exponent),
         bounds.open_low,
         bounds.open_high,
-    ).meet(Bounds(Decimal(1), Decimal(10), open_high=True))
+    ).intersect(Bounds(Decimal(1), Decimal(10), open_high=True))
     if scaled.is_empty():
         return None
     mantissa = _decimal(scaled)

@@ -1,4 +1,7 @@
-"""The members of an object, in order: required ones always, optional ones or not, further ones last."""
+"""Object compiler: the members of an object in declared order, and after them those of other names.
+
+A required "a" and an optional "b" become, space left out: "\\"a\\":" integer ("," "\\"b\\":" string)?
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from gemma4_gguf.grammars.grammar import EMPTY, Grammar, Node, Text, either, opt
 from gemma4_gguf.grammars.notation import Notation
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_alternatives import expand
-from gemma4_gguf.grammars.schema_shapes import Flat, Members, Sub, meet, once
+from gemma4_gguf.grammars.schema_shapes import Alternative, Members, Subschema, deduplicated, intersect
 from gemma4_gguf.grammars.schema_strings import matches, text_body
 
 
@@ -21,121 +24,150 @@ class Compiler(Protocol):
     grammar: Grammar
     notation: Notation
 
-    def compile(self, subs: tuple[Sub, ...], wish: str) -> Node | None:
+    def compile(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node | None:
         """The values that every one of these schemas allows; None if there is none."""
 
 
 def write_members(
-    compiler: Compiler, members: Members, pointer: str, wish: str
+    compiler: Compiler, members: Members, pointer: str, name_hint: str
 ) -> tuple[Node | None, bool] | None:
-    """What stands between the braces.
+    """What stands between the braces of an object.
 
-    Returns: one or more members (None if there can be none) and whether there may be none; None if nothing
-    can satisfy the limits.
+    Args:
+        compiler: of the schema, for the values.
+        members: what the schema says of the members.
+        pointer: where the schema stands, for messages.
+        name_hint: what rules may be called.
+
+    Returns:
+        One or more members (None if there can be none), and whether there may be none; None if nothing can
+        satisfy the limits.
 
     Raises:
         SchemaError: the limits cannot be expressed.
     """
     entries: list[tuple[Node, bool]] = []
-    comma = Text(":")
     for name in _names(compiler, members):
-        subs = _value_schemas(members, name)
-        node = None if subs is None else compiler.compile(subs, name)
+        subschemas = _value_schemas(members, name)
+        node = None if subschemas is None else compiler.compile(subschemas, name)
         if node is None:
             if name in members.required:
                 return None
             continue
-        pair = seq(compiler.notation.key(name), comma, compiler.notation.space, node)
+        pair = seq(compiler.notation.key(name), Text(":"), compiler.notation.space, node)
         entries.append((pair, name in members.required))
-    further = _further(compiler, members, wish)
-    return _Chain(compiler, entries, further, members, pointer, wish).write()
+    additional = _additional(compiler, members, name_hint)
+    return _MemberSequence(compiler, entries, additional, members, pointer, name_hint).write()
 
 
 def _names(compiler: Compiler, members: Members) -> list[str]:
+    """Names that the schema gives, in the order of the notation."""
     names = [*members.declared, *(name for name in members.required if name not in members.declared)]
     return compiler.notation.order(names)
 
 
-def _value_schemas(members: Members, name: str) -> tuple[Sub, ...] | None:
-    hits = [sub for text, at, sub in members.patterned if matches(name, parse_pattern(text, at))]
+def _value_schemas(members: Members, name: str) -> tuple[Subschema, ...] | None:
+    """All schemas of the value under a given name, those of matching patterns too; None if not allowed."""
+    hits = [subschema for text, at, subschema in members.patterned if matches(name, parse_pattern(text, at))]
     if name not in members.declared and hits:
         return tuple(hits)
-    subs = members.under(name)
-    return None if subs is None else once((*subs, *hits))
+    subschemas = members.schemas_for(name)
+    return None if subschemas is None else deduplicated((*subschemas, *hits))
 
 
-def _further(compiler: Compiler, members: Members, wish: str) -> Node | None:
-    """One member under a name that is not declared."""
-    patterns = [(parse_pattern(text, at), at, sub) for text, at, sub in members.patterned]
+def _additional(compiler: Compiler, members: Members, name_hint: str) -> Node | None:
+    """One member under a name that the schema does not give (patternProperties, additionalProperties)."""
+    patterns = [(parse_pattern(text, at), at, subschema) for text, at, subschema in members.patterned]
     declared = tuple(seq(*(Text(c) for c in name)) for name in _names(compiler, members))
-    names = _name_limits(compiler, members, wish)
+    names = _name_limits(compiler, members, name_hint)
     if names is None:
         return None
     ways = []
-    for i, (pattern, at, sub) in enumerate(patterns):
+    for i, (pattern, at, subschema) in enumerate(patterns):
         if pattern.within or pattern.outside:
             raise SchemaError("look-ahead in patternProperties", pointer=at)
         # A name that two patterns match would have to satisfy both schemas: leave it out.
         others = tuple(other.node for j, (other, _, _) in enumerate(patterns) if j != i)
-        flat = Flat(at, frozenset({"string"}), patterns=((members.patterned[i][0], at), *names.patterns))
-        ways.append(_pair(compiler, flat, (*declared, *others), (sub,), wish))
-    free = members.further is not None and (members.stated or not (members.declared or patterns))
-    if free and members.further is not None:
-        barred = (*declared, *(pattern.node for pattern, _, _ in patterns))
-        ways.append(_pair(compiler, names, barred, members.further, wish))
+        alternative = Alternative(
+            at, frozenset({"string"}), patterns=((members.patterned[i][0], at), *names.patterns)
+        )
+        ways.append(_pair(compiler, alternative, (*declared, *others), (subschema,), name_hint))
+    free = members.additional is not None and (members.additional_given or not (members.declared or patterns))
+    if free and members.additional is not None:
+        forbidden = (*declared, *(pattern.node for pattern, _, _ in patterns))
+        ways.append(_pair(compiler, names, forbidden, members.additional, name_hint))
     found = [way for way in ways if way is not None]
     return either(*found) if found else None
 
 
-def _name_limits(compiler: Compiler, members: Members, wish: str) -> Flat | None:
-    """Limits on further names as those of one text; None if no name will do."""
-    flats = [Flat("", frozenset({"string"}))]
-    for sub in members.names:
-        flats = meet(flats, expand(compiler.root, sub), sub.pointer)
+def _name_limits(compiler: Compiler, members: Members, name_hint: str) -> Alternative | None:
+    """What propertyNames asks of a name, as an alternative for strings; None if no name will do."""
+    alternatives = [Alternative("", frozenset({"string"}))]
+    for subschema in members.names:
+        alternatives = intersect(alternatives, expand(compiler.root, subschema), subschema.pointer)
     where = members.names[0].pointer if members.names else ""
     if members.names and members.declared:
         raise SchemaError("propertyNames beside properties cannot be expressed", pointer=where)
-    if len(flats) > 1:
+    if len(alternatives) > 1:
         raise SchemaError("propertyNames with alternatives; use a pattern or an enum", pointer=where)
-    return flats[0] if flats else None
+    return alternatives[0] if alternatives else None
 
 
 def _pair(
-    compiler: Compiler, names: Flat, barred: tuple[Node, ...], subs: tuple[Sub, ...], wish: str
+    compiler: Compiler,
+    names: Alternative,
+    forbidden: tuple[Node, ...],
+    subschemas: tuple[Subschema, ...],
+    name_hint: str,
 ) -> Node | None:
+    """One member: a name within `names` that matches none of `forbidden`, and its value."""
     notation, grammar = compiler.notation, compiler.grammar
-    value = compiler.compile(subs, f"{wish}-value")
+    value = compiler.compile(subschemas, f"{name_hint}-value")
     if names.values is not None:
         keys = [notation.key(name) for name in names.values if isinstance(name, str)]
         key: Node | None = either(*keys) if keys else None
     else:
         names = replace(names, patterns=names.patterns + notation.key_patterns)
-        body = text_body(names, notation, grammar, barred=barred)
+        body = text_body(names, notation, grammar, forbidden=forbidden)
         key = None if body is None else seq(notation.key_quote, body, notation.key_quote)
     if key is None or value is None:
         return None
-    return seq(grammar.add(f"{wish}-name", key, lexeme=True), Text(":"), notation.space, value)
+    return seq(grammar.add(f"{name_hint}-name", key, lexeme=True), Text(":"), notation.space, value)
 
 
-class _Chain:
-    """Members one after the other, with the number written so far where it matters."""
+class _MemberSequence:
+    """Compiles the members of an object, one after the other, as an automaton of (entry, members so far).
+
+    Methods take i, the next of the entries, and n, how many members stand before it; n decides whether a
+    comma comes first and whether minProperties and maxProperties hold.
+
+    Args:
+        compiler: its grammar takes the rules.
+        entries: each given member, and whether it is required.
+        additional: any other member, None if there are none.
+        members: their limits.
+        pointer: where the schema stands, for messages.
+        name_hint: what rules may be called.
+    """
 
     def __init__(
         self,
         compiler: Compiler,
         entries: list[tuple[Node, bool]],
-        further: Node | None,
+        additional: Node | None,
         members: Members,
         pointer: str,
-        wish: str,
+        name_hint: str,
     ) -> None:
-        self.grammar, self.entries, self.further, self.wish = compiler.grammar, entries, further, wish
+        self.grammar, self.name_hint = compiler.grammar, name_hint
+        self.entries, self.additional = entries, additional
         self.least, self.most, self.pointer = members.least, members.most, pointer
         self.comma = seq(Text(","), compiler.notation.space)
         self.made: dict[tuple[int, int], Node | None] = {}
         self.uses: dict[tuple[int, int], int] = {}
 
     def write(self) -> tuple[Node | None, bool] | None:
+        """As `write_members`."""
         self.count(0, 0)
         none = self.least == 0 and not any(required for _, required in self.entries)
         some = self.after(0, 0)
@@ -144,10 +176,11 @@ class _Chain:
         return (some, none) if some is not None or none else None
 
     def limit(self, n: int) -> int:
-        """Counts that make no difference any more are one."""
+        """The count n, or a lower one that has the same consequences: fewer states."""
         return n if self.most is not None else min(n, max(self.least, 1))
 
     def count(self, i: int, n: int) -> None:
+        """Count how often each state is entered: what is entered twice becomes a rule."""
         self.uses[i, n] = self.uses.get((i, n), 0) + 1
         if self.uses[i, n] == 1 and i < len(self.entries):
             if self.most is None or n < self.most:
@@ -156,15 +189,16 @@ class _Chain:
                 self.count(i + 1, n)
 
     def after(self, i: int, n: int) -> Node | None:
-        """What follows when entries before i are done and n members are written; from n = 0 at least one."""
+        """All members from entry i on, after n others; at least one if n is 0. A rule if used twice."""
         if (i, n) not in self.made:
             node = self.build(i, n)
             if node is not None and node != EMPTY and self.uses.get((i, n), 0) > 1:
-                node = self.grammar.add(f"{self.wish}-more", node)
+                node = self.grammar.add(f"{self.name_hint}-more", node)
             self.made[i, n] = node
         return self.made[i, n]
 
     def build(self, i: int, n: int) -> Node | None:
+        """The node for `after`; None if the limits cannot be met from here."""
         if i == len(self.entries):
             return self.rest(n)
         pair, required = self.entries[i]
@@ -182,9 +216,9 @@ class _Chain:
         return either(*found) if found else None
 
     def rest(self, n: int) -> Node | None:
-        """Further members after n others."""
+        """Additional members after n others."""
         missing = self.least - n
-        if self.further is None:
+        if self.additional is None:
             return EMPTY if missing <= 0 and n else None
         if missing > 1:
             # Two further members could have the same name, and a parser would keep one of them.
@@ -195,8 +229,8 @@ class _Chain:
         room = None if self.most is None else self.most - n
         if room is not None and room <= 0:
             return EMPTY if missing <= 0 and n else None
-        more = seq(self.comma, self.further)
+        more = seq(self.comma, self.additional)
         if n:
-            return self.grammar.repeat(more, max(missing, 0), room, f"{self.wish}-further")
-        again = self.grammar.repeat(more, 0, None if room is None else room - 1, f"{self.wish}-further")
-        return seq(self.further, again)
+            return self.grammar.repeat(more, max(missing, 0), room, f"{self.name_hint}-further")
+        again = self.grammar.repeat(more, 0, None if room is None else room - 1, f"{self.name_hint}-further")
+        return seq(self.additional, again)

@@ -1,7 +1,7 @@
-"""What a schema says about a value, in a form that can be compared and intersected.
+"""Schema data model: what one alternative of a schema asks of a value, and the intersection of two.
 
-A `Flat` is one alternative without references or combinations at its top. What stands inside (properties,
-items) stays a `Sub`, a schema with its place.
+An `Alternative` has no references or combinations at its top. What stands inside (properties, items) stays a
+`Subschema`, a schema with its place, until it is expanded in its turn.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.schema_numbers import Bounds
 
 ALL_TYPES = frozenset({"null", "boolean", "number", "string", "array", "object"})
-MAX_FLATS = 256
+MAX_ALTERNATIVES = 256
 
 
 @dataclass(frozen=True)
-class Sub:
+class Subschema:
     """A schema and the JSON pointer to it."""
 
     schema: Any
@@ -27,10 +27,18 @@ class Sub:
 
 @dataclass(frozen=True)
 class Items:
-    """What an array holds: schemas by place, then the same for all further ones (None: no further ones)."""
+    """What an array holds.
 
-    first: tuple[tuple[Sub, ...], ...] = ()
-    rest: tuple[Sub, ...] | None = ()
+    Args:
+        first: for each of the first elements, all schemas it must satisfy (prefixItems).
+        rest: schemas that every later element must satisfy; None when there are no later ones.
+        least: number of elements at least.
+        most: number of elements at most; None for no limit.
+        unique: all elements differ.
+    """
+
+    first: tuple[tuple[Subschema, ...], ...] = ()
+    rest: tuple[Subschema, ...] | None = ()
     least: int = 0
     most: int | None = None
     unique: bool = False
@@ -42,29 +50,44 @@ class Members:
 
     Args:
         declared: property → all schemas its value must satisfy, in declared order.
-        further: schemas of values under other names; None when there are no others.
-        stated: the schema itself says what `further` is.
-        names: schemas that every further name must satisfy.
-        patterned: (pattern, its pointer, schema) for further names that match it.
+        required: names that must be there.
+        additional: schemas of values under other names; None when there are no others.
+        additional_given: the schema itself says what `additional` is.
+        names: schemas that every additional name must satisfy (propertyNames).
+        patterned: (pattern, its pointer, schema) for additional names that match it.
+        least: number of members at least.
+        most: number of members at most; None for no limit.
     """
 
-    declared: Mapping[str, tuple[Sub, ...]] = field(default_factory=dict)
+    declared: Mapping[str, tuple[Subschema, ...]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
-    further: tuple[Sub, ...] | None = ()
-    stated: bool = False
-    names: tuple[Sub, ...] = ()
-    patterned: tuple[tuple[str, str, Sub], ...] = ()
+    additional: tuple[Subschema, ...] | None = ()
+    additional_given: bool = False
+    names: tuple[Subschema, ...] = ()
+    patterned: tuple[tuple[str, str, Subschema], ...] = ()
     least: int = 0
     most: int | None = None
 
-    def under(self, name: str) -> tuple[Sub, ...] | None:
-        """Returns: schemas of the value under a name, None if the name is not allowed."""
-        return self.declared.get(name, self.further)
+    def schemas_for(self, name: str) -> tuple[Subschema, ...] | None:
+        """Schemas of the value under a name, patterns aside; None if the name is not allowed."""
+        return self.declared.get(name, self.additional)
 
 
 @dataclass(frozen=True)
-class Flat:
-    """One alternative: a value of one of `types` (one of `values`, if given) within its type's limits."""
+class Alternative:
+    """One alternative of a schema: values of any of `types`, each within the limits for its type.
+
+    Args:
+        pointer: where the schema stands, for messages.
+        types: JSON types; "integer" only where "number" is not.
+        values: the only values allowed (enum, const); None for all.
+        least_length: characters of a string at least.
+        most_length: characters of a string at most; None for no limit.
+        patterns: (regular expression, its pointer) that a string must match, all of them.
+        bounds: of a number or an integer.
+        items: of an array.
+        members: of an object.
+    """
 
     pointer: str
     types: frozenset[str] = ALL_TYPES
@@ -77,17 +100,23 @@ class Flat:
     members: Members = field(default_factory=Members)
 
     def is_anything(self) -> bool:
-        return replace(self, pointer="") == Flat("")
+        """Whether every JSON value is allowed."""
+        return replace(self, pointer="") == Alternative("")
 
 
-def meet(a: list[Flat], b: list[Flat], pointer: str) -> list[Flat]:
-    """Values in one of `a` and in one of `b`."""
-    if len(a) * len(b) > MAX_FLATS:
-        raise SchemaError(f"more than {MAX_FLATS} combinations of alternatives", pointer=pointer)
-    return [both for first in a for second in b if (both := _both(first, second)) is not None]
+def intersect(a: list[Alternative], b: list[Alternative], pointer: str) -> list[Alternative]:
+    """Alternatives for the values that satisfy one of `a` and one of `b`: every pair that has any in common.
+
+    Raises:
+        SchemaError: there are too many pairs, or one cannot be expressed; `pointer` says where.
+    """
+    if len(a) * len(b) > MAX_ALTERNATIVES:
+        raise SchemaError(f"more than {MAX_ALTERNATIVES} combinations of alternatives", pointer=pointer)
+    return [both for first in a for second in b if (both := _intersect_pair(first, second)) is not None]
 
 
-def _both(a: Flat, b: Flat) -> Flat | None:
+def _intersect_pair(a: Alternative, b: Alternative) -> Alternative | None:
+    """An alternative for the values that satisfy both, None if its types or values leave none."""
     if a.is_anything():
         return b
     if b.is_anything():
@@ -96,40 +125,45 @@ def _both(a: Flat, b: Flat) -> Flat | None:
     types |= {"integer"} if {"integer", "number"} <= a.types | b.types and _numeric(a, b) else set()
     values = a.values
     if b.values is not None:
-        values = b.values if values is None else tuple(v for v in values if any(same(v, w) for w in b.values))
-    members = _both_members(a.members, b.members)
+        values = (
+            b.values
+            if values is None
+            else tuple(v for v in values if any(json_equal(v, w) for w in b.values))
+        )
+    members = _intersect_members(a.members, b.members)
     if members is None:
         types -= {"object"}
         members = Members()
     if not types or values == ():
         return None
-    return Flat(
+    return Alternative(
         a.pointer if len(a.pointer) > len(b.pointer) else b.pointer,
         frozenset(types),
         values,
         max(a.least_length, b.least_length),
         _least(a.most_length, b.most_length),
         tuple(dict.fromkeys(a.patterns + b.patterns)),
-        a.bounds.meet(b.bounds),
-        _both_items(a.items, b.items),
+        a.bounds.intersect(b.bounds),
+        _intersect_items(a.items, b.items),
         members,
     )
 
 
-def once(subs: Iterable[Sub]) -> tuple[Sub, ...]:
-    """Schemas without doubles, told apart by their place."""
-    return tuple({sub.pointer: sub for sub in subs}.values())
+def deduplicated(subschemas: Iterable[Subschema]) -> tuple[Subschema, ...]:
+    """Schemas without duplicates, told apart by their place."""
+    return tuple({subschema.pointer: subschema for subschema in subschemas}.values())
 
 
-def _numeric(a: Flat, b: Flat) -> bool:
-    return all(flat.types & {"integer", "number"} for flat in (a, b))
+def _numeric(a: Alternative, b: Alternative) -> bool:
+    return all(alternative.types & {"integer", "number"} for alternative in (a, b))
 
 
 def _least(a: int | None, b: int | None) -> int | None:
+    """The lower of two upper limits."""
     return b if a is None else a if b is None else min(a, b)
 
 
-def _both_items(a: Items, b: Items) -> Items:
+def _intersect_items(a: Items, b: Items) -> Items:
     first = []
     most = _least(a.most, b.most)
     for place in range(max(len(a.first), len(b.first))):
@@ -137,12 +171,13 @@ def _both_items(a: Items, b: Items) -> Items:
         if None in there:
             most = _least(most, place)
             break
-        first.append(tuple(sub for subs in there for sub in subs or ()))
+        first.append(tuple(subschema for subschemas in there for subschema in subschemas or ()))
     rest = None if a.rest is None or b.rest is None else a.rest + b.rest
     return Items(tuple(first), rest, max(a.least, b.least), most, a.unique or b.unique)
 
 
-def _both_members(a: Members, b: Members) -> Members | None:
+def _intersect_members(a: Members, b: Members) -> Members | None:
+    """The members that both allow, None if one requires what the other forbids."""
     if a == Members() or b == Members():
         return b if a == Members() else a
     if a.patterned or b.patterned:
@@ -152,17 +187,17 @@ def _both_members(a: Members, b: Members) -> Members | None:
         )
     declared = {}
     for name in (*a.declared, *b.declared):
-        first, second = a.under(name), b.under(name)
+        first, second = a.schemas_for(name), b.schemas_for(name)
         if first is not None and second is not None:
-            declared[name] = once(first + second)
+            declared[name] = deduplicated(first + second)
     required = tuple(dict.fromkeys(a.required + b.required))
-    if any(a.under(name) is None or b.under(name) is None for name in required):
+    if any(a.schemas_for(name) is None or b.schemas_for(name) is None for name in required):
         return None
     return Members(
         declared,
         required,
-        None if a.further is None or b.further is None else a.further + b.further,
-        a.stated or b.stated,
+        None if a.additional is None or b.additional is None else a.additional + b.additional,
+        a.additional_given or b.additional_given,
         a.names + b.names,
         a.patterned + b.patterned,
         max(a.least, b.least),
@@ -170,12 +205,12 @@ def _both_members(a: Members, b: Members) -> Members | None:
     )
 
 
-def same(a: Any, b: Any) -> bool:
+def json_equal(a: Any, b: Any) -> bool:
     """JSON equality: 1 is 1.0 and not true."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(json_equal, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+        return a.keys() == b.keys() and all(json_equal(a[k], b[k]) for k in a)
     return bool(a == b)

@@ -1,41 +1,47 @@
-"""Conditions on a text (patterns, formats, length) → a node that writes it in a notation."""
+"""String compiler: patterns, formats and lengths of a string → a node that writes it in a notation.
+
+Patterns speak of the characters of the string, a grammar of the characters that write it: the string a"b is
+written "a\\"b" in JSON. So conditions are combined first, over the string's own characters (`automata`), and
+`encode` turns the result into what is written.
+"""
 
 from __future__ import annotations
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.automata import TooLarge, build, length_range, shorten, to_node
+from gemma4_gguf.grammars.automata import TooLarge, build, length_range, limit_length, to_node
 from gemma4_gguf.grammars.grammar import Chars, Either, Grammar, Node, Repeat, Seq, Text, chars, either, seq
 from gemma4_gguf.grammars.notation import Notation
 from gemma4_gguf.grammars.regex import ANY, Pattern, parse_pattern
-from gemma4_gguf.grammars.schema_shapes import Flat
+from gemma4_gguf.grammars.schema_shapes import Alternative
 
 _LONG = 256  # longer bounds are met by shortening repetitions, not by counting states
 
 
 def text_body(
-    flat: Flat, notation: Notation, grammar: Grammar, *, barred: tuple[Node, ...] = ()
+    alternative: Alternative, notation: Notation, grammar: Grammar, *, forbidden: tuple[Node, ...] = ()
 ) -> Node | None:
     """The characters between the quotes.
 
     Args:
-        flat: its patterns and lengths.
+        alternative: its patterns and lengths.
         notation: how characters are written.
         grammar: takes the rules.
-        barred: nodes that the text must not match.
+        forbidden: nodes, over the string's own characters, that it must not match.
 
-    Returns: the node, None if no text meets all conditions.
+    Returns:
+        The node, None if no string meets all conditions.
 
     Raises:
         SchemaError: a pattern is malformed or not regular, or the conditions together are too large.
     """
-    patterns = [parse_pattern(text, pointer) for text, pointer in flat.patterns]
-    if not patterns and not barred and not notation.barred:
-        return grammar.repeat(notation.char(ANY), flat.least_length, flat.most_length, "char")
-    where = flat.patterns[0][1] if flat.patterns else f"{flat.pointer}/maxLength"
+    patterns = [parse_pattern(text, pointer) for text, pointer in alternative.patterns]
+    if not patterns and not forbidden and not notation.forbidden:
+        return grammar.repeat(notation.char(ANY), alternative.least_length, alternative.most_length, "char")
+    where = alternative.patterns[0][1] if alternative.patterns else f"{alternative.pointer}/maxLength"
     within = [node for pattern in patterns for node in (pattern.node, *pattern.within)]
     outside = [node for pattern in patterns for node in pattern.outside]
     try:
-        node = _conditions(flat, within, [*outside, *barred], notation, grammar)
+        node = _conditions(alternative, within, [*outside, *forbidden], notation, grammar)
     except TooLarge:
         raise SchemaError(
             "these conditions on a text need too large a grammar; loosen the length or the pattern",
@@ -45,15 +51,20 @@ def text_body(
 
 
 def matches(text: str, pattern: Pattern) -> bool:
-    """Does a pattern hold for a text?"""
+    """Whether a pattern matches a string."""
     body = seq(*(Text(c) for c in text))
-    return bool(build([body, pattern.node, *pattern.within], pattern.outside).arrows)
+    return bool(build([body, pattern.node, *pattern.within], pattern.outside).transitions)
 
 
 def _conditions(
-    flat: Flat, within: list[Node], outside: list[Node], notation: Notation, grammar: Grammar
+    alternative: Alternative, within: list[Node], outside: list[Node], notation: Notation, grammar: Grammar
 ) -> Node | None:
-    least, most = flat.least_length, flat.most_length
+    """The body of a string that matches all of `within`, none of `outside`, and has the right length.
+
+    The cheapest of three ways: the pattern as it stands, the pattern with its repetitions limited (long
+    bounds), or an automaton of all conditions.
+    """
+    least, most = alternative.least_length, alternative.most_length
     if not within and not outside and (most or least) > _LONG:
         # Counting characters and watching for the delimiter at once would need a state for each length.
         safe = Chars(((0, 0x3B), (0x3D, ANY.ranges[0][1])))
@@ -67,12 +78,14 @@ def _conditions(
         if most is not None and most > _LONG and least <= _LONG:
             if shortest > most:
                 return None
-            within, most = [shorten(within[0], most)], None
-    barred = [node for node in notation.barred if any(_may_hold_delimiter(node) for node in within)]
-    if len(within) == 1 and not (outside or barred or least or most is not None or blurred(within[0])):
+            within, most = [limit_length(within[0], most)], None
+    forbidden = [node for node in notation.forbidden if any(_may_hold_delimiter(node) for node in within)]
+    if len(within) == 1 and not (
+        outside or forbidden or least or most is not None or has_nullable_repeat(within[0])
+    ):
         return encode(within[0], notation, grammar)
-    automaton = build(within, [*outside, *barred], least, most)
-    if not automaton.arrows:
+    automaton = build(within, [*outside, *forbidden], least, most)
+    if not automaton.transitions:
         return None
     before = set(grammar.rules)
     node = to_node(automaton, grammar, "text")
@@ -82,7 +95,10 @@ def _conditions(
 
 
 def encode(node: Node, notation: Notation, grammar: Grammar) -> Node:
-    """A node over a text's own characters → one over the characters that write it."""
+    """A node over a string's own characters → one over the characters that write it.
+
+    In JSON, [é] becomes é itself or its escape: [é] | "\\u" [0] [0] [Ee] [9].
+    """
     if isinstance(node, Chars):
         return notation.char(node)
     if isinstance(node, Text):
@@ -96,17 +112,18 @@ def encode(node: Node, notation: Notation, grammar: Grammar) -> Node:
     return node
 
 
-def counted(node: Node, grammar: Grammar) -> Node:
-    """The node with its repetitions as llama.cpp counts them."""
+def split_long_repeats(node: Node, grammar: Grammar) -> Node:
+    """The node with repetitions above llama.cpp's limits split by `Grammar.repeat`."""
     if isinstance(node, (Seq, Either)):
-        items = [counted(item, grammar) for item in node.items]
+        items = [split_long_repeats(item, grammar) for item in node.items]
         return seq(*items) if isinstance(node, Seq) else either(*items)
     if isinstance(node, Repeat):
-        return grammar.repeat(counted(node.item, grammar), node.least, node.most)
+        return grammar.repeat(split_long_repeats(node.item, grammar), node.least, node.most)
     return node
 
 
 def _may_hold_delimiter(node: Node) -> bool:
+    """Whether a string of a node may hold "<", with which the closing <|"|> of a tool call's text begins."""
     if isinstance(node, Chars):
         return any(low <= ord("<") <= high for low, high in node.ranges)
     if isinstance(node, (Seq, Either)):
@@ -114,9 +131,9 @@ def _may_hold_delimiter(node: Node) -> bool:
     return isinstance(node, Repeat) and _may_hold_delimiter(node.item)
 
 
-def blurred(node: Node) -> bool:
-    """Repeats something that may be nothing: no engine follows that."""
+def has_nullable_repeat(node: Node) -> bool:
+    """Whether a node repeats something that may be empty, as (a*)* does: no engine follows that."""
     if isinstance(node, Repeat):
         many = node.most is None or node.most > 1
-        return (many and length_range(node.item)[0] == 0) or blurred(node.item)
-    return isinstance(node, (Seq, Either)) and any(map(blurred, node.items))
+        return (many and length_range(node.item)[0] == 0) or has_nullable_repeat(node.item)
+    return isinstance(node, (Seq, Either)) and any(map(has_nullable_repeat, node.items))

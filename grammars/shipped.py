@@ -1,4 +1,4 @@
-"""The shipped grammar files."""
+"""Grammar file loader: the GBNF files of the package."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ NAMES = ("json", "json_array", "boxes", "points", "tool_call")
 
 @lru_cache(maxsize=len(NAMES))
 def load(name: str) -> str:
-    """Returns: GBNF text of a shipped grammar.
+    """Read a shipped grammar.
 
     Args:
         name: "json" (any value), "json_array", "boxes", "points", or "tool_call" (Gemma's own notation).
+
+    Returns:
+        GBNF text.
 
     Raises:
         GrammarError: there is none of this name.

@@ -1,4 +1,4 @@
-"""JSON schema, Python type or tool declarations → a grammar."""
+"""Grammar constructors: a JSON schema, a Python type, a pattern or tool declarations → a grammar."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.automata import TooLarge, build, to_node
 from gemma4_gguf.grammars.grammar import Grammar, Node, Ref, Repeat, Text, either, seq
-from gemma4_gguf.grammars.notation import Json, Native
+from gemma4_gguf.grammars.notation import JsonNotation, ToolCallNotation
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_compiler import Compiler
-from gemma4_gguf.grammars.schema_strings import blurred, counted
+from gemma4_gguf.grammars.schema_strings import has_nullable_repeat, split_long_repeats
 
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
 _DECIMAL_LIMITS = ("multiple_of", "le", "ge", "lt", "gt", "max_digits", "decimal_places")
@@ -26,7 +26,8 @@ def from_schema(json_schema: Mapping[str, Any] | bool) -> str:
     Args:
         json_schema: draft 2020-12; of older drafts, what still has a meaning there.
 
-    Returns: GBNF text.
+    Returns:
+        GBNF text.
 
     Raises:
         SchemaError: the schema is malformed, contradicts itself or cannot be expressed; `pointer` says where.
@@ -52,7 +53,8 @@ def from_tools(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> 
         tools: OpenAI tool dicts.
         parallel: several calls may follow each other.
 
-    Returns: GBNF text.
+    Returns:
+        GBNF text.
 
     Raises:
         SchemaError: a declaration is malformed or cannot be expressed; `pointer` starts with its number.
@@ -61,14 +63,18 @@ def from_tools(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> 
 
 
 def schema_grammar(json_schema: Mapping[str, Any] | bool) -> Grammar:
-    """As `from_schema`, as a value."""
+    """As `from_schema`, as a `Grammar`."""
     if not isinstance(json_schema, (Mapping, bool)):
         raise SchemaError(f"a schema is an object or a boolean, not a {type(json_schema).__name__}")
-    return Compiler(json_schema, Json()).document()
+    return Compiler(json_schema, JsonNotation()).document()
 
 
 def type_schema(type_: Any) -> dict[str, Any]:
-    """Returns: the JSON schema Pydantic writes for a type."""
+    """The JSON schema that Pydantic writes for a type, decimals as JSON numbers or texts of digits.
+
+    Raises:
+        SchemaError: Pydantic has none.
+    """
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
     from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -99,28 +105,28 @@ def pattern_grammar(pattern: str) -> Grammar:
     parsed = parse_pattern(pattern, full=True)
     grammar = Grammar()
     node: Node | None = parsed.node
-    if parsed.within or parsed.outside or blurred(parsed.node):
+    if parsed.within or parsed.outside or has_nullable_repeat(parsed.node):
         try:
             automaton = build([parsed.node, *parsed.within], parsed.outside)
-            node = to_node(automaton, grammar, "part") if automaton.arrows else None
+            node = to_node(automaton, grammar, "part") if automaton.transitions else None
         except TooLarge:
             raise SchemaError(f"the pattern {pattern!r} needs too large a grammar") from None
     if node is None:
         raise SchemaError(f"nothing matches the pattern {pattern!r}")
-    grammar.rules = {"root": counted(node, grammar)} | grammar.rules
+    grammar.rules = {"root": split_long_repeats(node, grammar)} | grammar.rules
     return grammar
 
 
 def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:
-    """As `from_tools`, as a value."""
+    """As `from_tools`, as a `Grammar`."""
     declared = [_function(tool, i) for i, tool in enumerate(tools)]
     if not declared:
         raise SchemaError("there are no tools to call")
     root = {"tools": [parameters for _, parameters in declared]}
-    compiler = Compiler(root, Native())
+    compiler = Compiler(root, ToolCallNotation())
     calls: list[Node] = []
     for i, (name, parameters) in enumerate(declared):
-        arguments = Compiler(parameters, Native())
+        arguments = Compiler(parameters, ToolCallNotation())
         arguments.grammar = compiler.grammar
         try:
             node = arguments.document_node(f"{name}-arguments")
@@ -133,6 +139,7 @@ def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) 
 
 
 def _function(tool: Mapping[str, Any], i: int) -> tuple[str, Any]:
+    """Name and parameter schema of the i-th tool."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise SchemaError("a tool is {type: function, function: {name, parameters}}", pointer=f"/{i}")

@@ -1,4 +1,4 @@
-"""Chat templates of both Gemma 4 families as plain files, and their renderer."""
+"""Chat templates: those of both Gemma 4 families as plain files, and their renderer."""
 
 from __future__ import annotations
 

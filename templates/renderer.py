@@ -1,4 +1,4 @@
-"""Chat templates: load, compile once, render in a sandbox as transformers does.
+"""Chat template renderer: templates are loaded, compiled once and rendered in a sandbox as transformers does.
 
 The two shipped files are plain jinja that any llama.cpp app can load; nothing of their text lives in Python.
 Environment, filters and functions are those of transformers' `apply_chat_template`, so that a model's own
@@ -102,7 +102,8 @@ class Renderer:
             bos_token: printed first; "" when the tokenizer adds it.
             variables: anything else a model's own template reads.
 
-        Returns: the prompt.
+        Returns:
+            The prompt.
 
         Raises:
             TemplateError: the template refuses the conversation.
@@ -125,10 +126,16 @@ class Renderer:
 
 
 def load(size: Size) -> str:
-    """Returns: text of the shipped template.
+    """Read a shipped template.
 
     Args:
         size: "large" for 12B, 26B-A4B and 31B, "small" for E2B and E4B.
+
+    Returns:
+        Jinja text.
+
+    Raises:
+        TemplateError: there is none of this size.
     """
     if size not in ("small", "large"):
         raise TemplateError(f'there is no template of size {size!r}; choose "small" or "large"')
@@ -158,8 +165,9 @@ def render(
 def family_of(template_text: str) -> Size | None:
     """Tell by what it prints to which family a template belongs.
 
-    Returns: "large" if it closes an empty thought when thinking is off, "small" if it only opens the model's
-    turn, None if it is no Gemma 4 template.
+    Returns:
+        "large" if it closes an empty thought when thinking is off, "small" if it only opens the model's turn,
+        None if it is no Gemma 4 template.
     """
     try:
         prompt = Renderer(template_text).render(_PROBE)
@@ -179,7 +187,8 @@ def words_before_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     Args:
         messages: OpenAI-shaped messages.
 
-    Returns: new list; other messages are copied as they are.
+    Returns:
+        A new list; other messages are copied as they are.
     """
     out: list[dict[str, Any]] = []
     for message in messages:

@@ -15,7 +15,7 @@ from llama_judge import LlamaJudge, LlamaVocab
 
 from gemma4_gguf import grammars
 from gemma4_gguf.errors import GrammarError, SchemaError
-from gemma4_gguf.grammars.automata import TooLarge, build, length_range, shorten, to_node
+from gemma4_gguf.grammars.automata import TooLarge, build, length_range, limit_length, to_node
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Chars, Grammar, Ref, Repeat, Text, char_set, complement, either, seq
 from gemma4_gguf.grammars.regex import parse_pattern
@@ -201,9 +201,9 @@ def test_shortened_nodes_stay_within(most):
     node = seq(Text("ab"), Repeat(either(Text("c"), Text("dd")), 1, None), Repeat(Chars(((97, 99),)), 0, 20))
     if most < 3:
         with pytest.raises(TooLarge):
-            shorten(node, most)
+            limit_length(node, most)
         return
-    short = shorten(node, most)
+    short = limit_length(node, most)
     assert length_range(short)[1] <= most
     judge, writer = Judge(Grammar({"root": node})), Writer(Grammar({"root": short}), seed=most)
     assert all(judge.accepts(text) and len(text) <= most for text in (writer.text() for _ in range(10)))
