@@ -162,7 +162,7 @@ def _indexed_files(directory: Path, index: dict[str, Any]) -> dict[Path, set[str
     if missing:
         raise CheckpointError(
             f"{directory}: {len(missing)} of {len(shards)} shards named by {INDEX} are missing: "
-            f"{_some(missing)}. Download them."
+            f"{first_names(missing)}. Download them."
         )
     return shards
 
@@ -175,7 +175,7 @@ def _check_shard_count(files: list[Path]) -> None:
     total = next(iter(totals))
     if len(totals) > 1 or not total.isdecimal() or len(files) != int(total):
         raise CheckpointError(
-            f"{files[0].parent}: found {_some([path.name for path in files])}, "
+            f"{files[0].parent}: found {first_names([path.name for path in files])}, "
             f"which is no complete set of shards. Download the missing ones, and {INDEX}."
         )
 
@@ -183,15 +183,16 @@ def _check_shard_count(files: list[Path]) -> None:
 def _compare_with_index(path: Path, expected: set[str], found: Mapping[str, SourceTensor]) -> None:
     if missing := sorted(expected - set(found)):
         raise CheckpointError(
-            f"{path} lacks {len(missing)} tensors that {INDEX} places there: {_some(missing)}. "
+            f"{path} lacks {len(missing)} tensors that {INDEX} places there: {first_names(missing)}. "
             "Download it again."
         )
     if extra := sorted(set(found) - expected):
         raise CheckpointError(
-            f"{path} holds {len(extra)} tensors that {INDEX} does not place there: {_some(extra)}. "
+            f"{path} holds {len(extra)} tensors that {INDEX} does not place there: {first_names(extra)}. "
             "The index belongs to other files."
         )
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def first_names(names: list[str], most: int = 3) -> str:
+    """The first of some names, for a message; "…" stands for the others."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

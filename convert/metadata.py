@@ -8,7 +8,6 @@ ids that end a reply.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -249,7 +248,7 @@ def _parameters(tensors: Sequence[MappedTensor]) -> tuple[int, int, int, int]:
             stacks += 1
         else:
             shared += tensor.n_elements
-    total = sum(math.prod(tensor.shape) for tensor in tensors)
+    total = sum(tensor.n_elements for tensor in tensors)
     return total, shared, expert, counted // stacks if stacks else 0
 
 

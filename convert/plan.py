@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from gemma4_gguf.convert.checkpoint import CONFIG, Checkpoint
+from gemma4_gguf.convert.checkpoint import CONFIG, Checkpoint, first_names
 from gemma4_gguf.convert.config import ModelConfig, parse_config
 from gemma4_gguf.convert.metadata import (
     file_name,
@@ -148,17 +148,13 @@ def _in_stored_order(specs: Iterable[Spec], available: Mapping[str, SourceTensor
 def _complaint(checkpoint: Checkpoint, unknown: list[str], missing: list[str]) -> str:
     parts = []
     if unknown:
-        parts.append(f"{len(unknown)} tensors are unknown: {_some(unknown)}")
+        parts.append(f"{len(unknown)} tensors are unknown: {first_names(unknown, 5)}")
     if missing:
-        parts.append(f"{len(missing)} tensors are missing: {_some(missing)}")
+        parts.append(f"{len(missing)} tensors are missing: {first_names(missing, 5)}")
     return (
         f"{checkpoint.directory}: {'; '.join(parts)}. Weights and config.json do not belong together, "
         "or the checkpoint was saved incompletely. Save it again with save_pretrained."
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _published(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -45,14 +46,11 @@ class MappedTensor:
 
     @property
     def n_rows(self) -> int:
-        n = 1
-        for size in self.shape[:-1]:
-            n *= size
-        return n
+        return math.prod(self.shape[:-1])
 
     @property
     def n_elements(self) -> int:
-        return self.n_rows * self.row_length
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,15 @@ class Spec:
         return MappedTensor(self.target, shape, raw_type, read, tuple(part.name for part in parts), forced)
 
 
+def always_present(when: str) -> bool:
+    """For tables all of whose rows exist."""
+    return True
+
+
 def specs(
     rows: Iterable[Row],
     sizes: Mapping[str, int],
-    present: Callable[[str], bool | None],
+    present: Callable[[str], bool | None] = always_present,
     *,
     source: str = "",
     target: str = "",

@@ -21,7 +21,7 @@ def audio_specs(audio: AudioConfig | UnifiedAudioConfig, model_width: int) -> It
         model_width: hidden size of the language model.
     """
     if isinstance(audio, UnifiedAudioConfig):
-        yield from specs(UNIFIED_AUDIO, {"model": model_width, "frame": audio.frame}, lambda when: True)
+        yield from specs(UNIFIED_AUDIO, {"model": model_width, "frame": audio.frame})
         return
     first, second = audio.channels
     sizes = {
@@ -43,10 +43,10 @@ def audio_specs(audio: AudioConfig | UnifiedAudioConfig, model_width: int) -> It
         "self_attn.per_dim_scale": positive_scale,
         "lconv1d.depthwise_conv1d.weight": reshaped(lambda shape: (shape[0], shape[2])),
     }
-    yield from specs(AUDIO, sizes, lambda when: True)
+    yield from specs(AUDIO, sizes)
     for layer in range(audio.n_layers):
         source, target = f"audio.layers.{layer}.", f"a.blk.{layer}."
-        yield from specs(AUDIO_LAYER, sizes, lambda when: True, source=source, target=target, builds=builds)
+        yield from specs(AUDIO_LAYER, sizes, source=source, target=target, builds=builds)
         if audio.clipped:
             yield from clamp_specs(AUDIO_LAYER, source=source, target=target)
 

@@ -35,7 +35,7 @@ def vision_specs(vision: VisionConfig | UnifiedVisionConfig, model_width: int) -
     yield from specs(VISION, sizes, lambda when: vision.standardize, builds=builds)
     for layer in range(vision.n_layers):
         source, target = f"vision.encoder.layers.{layer}.", f"v.blk.{layer}."
-        yield from specs(VISION_LAYER, sizes, lambda when: True, source=source, target=target)
+        yield from specs(VISION_LAYER, sizes, source=source, target=target)
         if vision.clipped:
             yield from clamp_specs(VISION_LAYER, source=source, target=target)
 
@@ -56,7 +56,7 @@ def _unified_specs(vision: UnifiedVisionConfig, model_width: int) -> Iterator[Sp
         "vision_embedder.patch_ln1.bias": columns,
         "vision_embedder.pos_embedding": axis_first,
     }
-    yield from specs(UNIFIED_VISION, sizes, lambda when: True, builds=builds)
+    yield from specs(UNIFIED_VISION, sizes, builds=builds)
 
 
 def channels_first(patch: int) -> Build:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from gemma4_gguf.convert.checkpoint import Checkpoint
 from gemma4_gguf.convert.config import ModelConfig
 from gemma4_gguf.errors import CheckpointError
 from gemma4_gguf.files.gguf_header import Field
+from gemma4_gguf.templates import load as load_template
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -161,12 +161,7 @@ def chat_template(checkpoint: Checkpoint, config: ModelConfig) -> str | list[Any
         return own
     if config.assistant:
         return None
-    family = "small" if config.text.ple else "large"
-    return (
-        resources.files("gemma4_gguf.templates")
-        .joinpath(f"gemma4-{family}.jinja")
-        .read_text(encoding="utf-8")
-    )
+    return load_template("small" if config.text.ple else "large")
 
 
 # Tokens

@@ -7,6 +7,7 @@ belongs: no order has to be kept, nothing larger than a slice is held, and no in
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +69,7 @@ class OutputTensor:
 
     @property
     def n_rows(self) -> int:
-        return int(np.prod(self.shape[:-1], dtype=np.int64))
+        return math.prod(self.shape[:-1])
 
     @property
     def n_bytes(self) -> int:

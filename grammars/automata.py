@@ -25,8 +25,10 @@ from gemma4_gguf.grammars.grammar import (
     Seq,
     Text,
     char_set,
+    chars,
     either,
     seq,
+    walk,
 )
 
 MAX_STATES = 3000
@@ -192,9 +194,7 @@ def _eliminate(edges: list[dict[int, Node]], ends: list[Node | None], state: int
 
 def _weight(node: Node) -> int:
     """Nodes of an expression."""
-    if isinstance(node, (Seq, Either)):
-        return 1 + sum(map(_weight, node.items))
-    return 1 + _weight(node.item) if isinstance(node, Repeat) else 1
+    return sum(1 for _ in walk(node))
 
 
 def length_range(node: Node) -> tuple[int, int | None]:
@@ -272,15 +272,11 @@ def _atoms(nodes: Sequence[Node]) -> list[tuple[int, int]]:
 
 def _sets(node: Node) -> Iterator[Chars]:
     """The character sets of a node, those of its texts included, in order."""
-    if isinstance(node, Chars):
-        yield node
-    elif isinstance(node, Text):
-        yield from (Chars(((ord(c), ord(c)),)) for c in node.value)
-    elif isinstance(node, (Seq, Either)):
-        for item in node.items:
-            yield from _sets(item)
-    elif isinstance(node, Repeat):
-        yield from _sets(node.item)
+    for inner in walk(node):
+        if isinstance(inner, Chars):
+            yield inner
+        elif isinstance(inner, Text):
+            yield from map(chars, inner.value)
 
 
 class _NFA:

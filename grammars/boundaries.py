@@ -19,9 +19,8 @@ from gemma4_gguf.grammars.grammar import (
     Repeat,
     Seq,
     char_set,
-    either,
     intersection,
-    seq,
+    map_children,
     union,
 )
 
@@ -69,11 +68,7 @@ class LongestMatchCheck:
         """A lexeme's node with its references replaced by what they refer to; lexemes have no recursion."""
         if isinstance(node, Ref):
             return self.inline(self.terminals[node.name])
-        if isinstance(node, Seq):
-            return seq(*map(self.inline, node.items))
-        if isinstance(node, Either):
-            return either(*map(self.inline, node.items))
-        return Repeat(self.inline(node.item), node.least, node.most) if isinstance(node, Repeat) else node
+        return map_children(node, self.inline)
 
     def update_first(self) -> bool:
         """One round of the fixed-point iteration for FIRST; gives whether anything changed."""

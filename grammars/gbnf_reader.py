@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from gemma4_gguf.errors import GrammarError
 from gemma4_gguf.grammars.grammar import (
+    ANY,
     EMPTY,
     MAX_CODE,
-    Chars,
+    QUANTIFIERS,
     Grammar,
     Node,
     Ref,
@@ -16,6 +17,7 @@ from gemma4_gguf.grammars.grammar import (
     complement,
     either,
     left_recursion,
+    parse_counts,
     references,
     seq,
 )
@@ -130,7 +132,7 @@ class _Reader:
                 raise self.fail("expected )")
             return inner
         if self.take("."):
-            return Chars(((0, MAX_CODE),))
+            return ANY
         if char and (char == "<" or char == "!"):
             raise self.fail("token references are not supported: write the text")
         if char.isascii() and (char.isalnum() or char in "-_") and char:
@@ -140,12 +142,8 @@ class _Reader:
     def quantified(self, item: Node, nested: bool) -> Node:
         """An item with the quantifiers after it: * + ? {2,5}."""
         while True:
-            if self.take("*"):
-                item = Repeat(item, 0, None)
-            elif self.take("+"):
-                item = Repeat(item, 1, None)
-            elif self.take("?"):
-                item = Repeat(item, 0, 1)
+            if sign := next((sign for sign in QUANTIFIERS if self.take(sign)), ""):
+                item = Repeat(item, *QUANTIFIERS[sign])
             elif self.peek() == "{":
                 item = self.braces(item)
             else:
@@ -154,11 +152,11 @@ class _Reader:
 
     def braces(self, item: Node) -> Node:
         end = self.text.find("}", self.at)
-        least, comma, most = self.text[self.at + 1 : max(end, self.at + 1)].replace(" ", "").partition(",")
-        if end < 0 or not least.isdecimal() or (most and not most.isdecimal()):
+        counts = parse_counts(self.text[self.at + 1 : max(end, self.at + 1)].replace(" ", ""))
+        if end < 0 or counts is None:
             raise self.fail("expected a count such as {2}, {2,} or {2,5}")
         self.at = end + 1
-        low, high = int(least), int(most) if most else (None if comma else int(least))
+        low, high = counts
         if high is not None and high < low:
             raise self.fail("counts out of order")
         return EMPTY if high == 0 else Repeat(item, low, high)

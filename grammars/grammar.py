@@ -11,11 +11,14 @@ repeated, and long counts are cut into rules. Reference: llama.cpp's grammars/RE
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 MAX_CODE = 0x10FFFF
 MAX_REPEAT = 1000  # half of llama.cpp's limit
+# Quantifiers that GBNF, Lark and regular expressions have in common.
+QUANTIFIERS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_SIGNS = {counts: sign for sign, counts in QUANTIFIERS.items()}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Repeat:
 
 Node = Text | Chars | Ref | Seq | Either | Repeat
 EMPTY = Seq(())
+ANY = Chars(((0, MAX_CODE),))
+DIGIT = Chars(((0x30, 0x39),))
 
 
 def seq(*items: Node) -> Node:
@@ -84,6 +89,12 @@ def either(*items: Node) -> Node:
     for item in items:
         flat.update(dict.fromkeys(item.items if isinstance(item, Either) else (item,)))
     return next(iter(flat)) if len(flat) == 1 else Either(tuple(flat))
+
+
+def either_or_none(items: Iterable[Node | None]) -> Node | None:
+    """One of those that are not None; None if all are."""
+    found = [item for item in items if item is not None]
+    return either(*found) if found else None
 
 
 def optional(item: Node) -> Node:
@@ -129,6 +140,44 @@ def intersection(a: Chars, b: Chars) -> Chars:
     return complement(char_set(complement(a).ranges + complement(b).ranges))
 
 
+def single_char(of: Chars) -> str:
+    """The only character of a set, "" if it has more or none."""
+    return chr(of.ranges[0][0]) if len(of.ranges) == 1 and of.ranges[0][0] == of.ranges[0][1] else ""
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes directly inside a node."""
+    if isinstance(node, (Seq, Either)):
+        return node.items
+    return (node.item,) if isinstance(node, Repeat) else ()
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """A node and all nodes inside it, in reading order; references are not followed."""
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack += reversed(children(node))
+
+
+def map_children(node: Node, change: Callable[[Node], Node]) -> Node:
+    """A node with each node directly inside it changed."""
+    if isinstance(node, Seq):
+        return seq(*map(change, node.items))
+    if isinstance(node, Either):
+        return either(*map(change, node.items))
+    return Repeat(change(node.item), node.least, node.most) if isinstance(node, Repeat) else node
+
+
+def parse_counts(text: str) -> tuple[int, int | None] | None:
+    """What stands between the braces of {2}, {2,} or {2,5}, as (least, most); None for anything else."""
+    least, comma, most = text.partition(",")
+    if not least.isdecimal() or (most and not most.isdecimal()):
+        return None
+    return int(least), int(most) if most else (None if comma else int(least))
+
+
 @dataclass
 class Grammar:
     """Named rules; the one called root is the whole.
@@ -170,7 +219,7 @@ class Grammar:
         if least == most == 1:
             return item
         bounded = (most is not None and most > 1) or least > 1
-        if bounded and not isinstance(item, Chars) and not _single(item):
+        if bounded and not isinstance(item, Chars) and not _is_character(item):
             item = self.add(name_hint, item)
         parts: list[Node] = []
         if least > MAX_REPEAT:
@@ -202,18 +251,12 @@ class Grammar:
                 if name not in reached:
                     reached[name] = None
                     queue.append(name)
-        return "".join(f"{name} ::= {_show(self.rules[name])}\n" for name in reached)
+        return "".join(f"{name} ::= {write_node(self.rules[name], _GBNF)}\n" for name in reached)
 
 
 def references(node: Node) -> Iterator[str]:
     """Names of the rules a node refers to, in order."""
-    if isinstance(node, Ref):
-        yield node.name
-    elif isinstance(node, (Seq, Either)):
-        for item in node.items:
-            yield from references(item)
-    elif isinstance(node, Repeat):
-        yield from references(node.item)
+    return (inner.name for inner in walk(node) if isinstance(inner, Ref))
 
 
 def left_recursion(grammar: Grammar) -> str | None:
@@ -269,48 +312,74 @@ def _starts(node: Node, nullable: set[str]) -> Iterator[str]:
                 break
 
 
-def _show(node: Node, inside: bool = False) -> str:
+@dataclass(frozen=True)
+class Syntax:
+    """How a grammar language writes nodes.
+
+    Args:
+        text: writes literal text.
+        char_set: writes a set of characters.
+        counts: writes a quantifier for which there is no sign, from (least, most).
+        bare_character: a quantifier may follow literal text of one character without brackets.
+    """
+
+    text: Callable[[str], str]
+    char_set: Callable[[Chars], str]
+    counts: Callable[[int, int | None], str]
+    bare_character: bool
+
+
+def write_node(node: Node, syntax: Syntax, inside: bool = False) -> str:
     """Text of a node; `inside` a sequence or repetition, alternatives and sequences need brackets."""
     if isinstance(node, Text):
-        return '"' + "".join(map(_escape, node.value)) + '"'
+        return syntax.text(node.value)
     if isinstance(node, Chars):
-        return _show_set(node)
+        return syntax.char_set(node)
     if isinstance(node, Ref):
         return node.name
     if isinstance(node, Seq):
-        text = " ".join(_show(item, True) for item in node.items) or '""'
+        text = " ".join(write_node(item, syntax, True) for item in node.items) or '""'
         return f"({text})" if inside and len(node.items) > 1 else text
     if isinstance(node, Either):
-        text = " | ".join(_show(item) for item in node.items)
+        text = " | ".join(write_node(item, syntax) for item in node.items)
         return f"({text})" if inside else text
-    item = _show(node.item, True)
-    if isinstance(node.item, (Repeat, Text)) and not _single(node.item):
+    item = write_node(node.item, syntax, True)
+    if isinstance(node.item, (Repeat, Text)) and not (syntax.bare_character and _is_character(node.item)):
         item = f"({item})"
-    return item + _count(node.least, node.most)
+    return item + (_SIGNS.get((node.least, node.most)) or syntax.counts(node.least, node.most))
 
 
-def _single(node: Node) -> bool:
+def class_ranges(of: Chars) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """How to write a set as a character class: "^" and the ranges left out if it reaches the last character.
+
+    Otherwise "" and its own ranges.
+    """
+    others = complement(of).ranges
+    negated = bool(of.ranges) and of.ranges[-1][1] == MAX_CODE and bool(others)
+    return ("^", others) if negated else ("", of.ranges)
+
+
+def _is_character(node: Node) -> bool:
     return isinstance(node, Text) and len(node.value) == 1
 
 
-def _count(least: int, most: int | None) -> str:
-    plain = {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}
-    if (least, most) in plain:
-        return plain[least, most]
-    if most is None:
-        return f"{{{least},}}"
-    return f"{{{least}}}" if least == most else f"{{{least},{most}}}"
+def _show_text(value: str) -> str:
+    return '"' + "".join(map(_escape, value)) + '"'
 
 
-def _show_set(node: Chars) -> str:
-    negated = complement(node)
-    inverted = bool(node.ranges) and node.ranges[-1][1] == MAX_CODE and bool(negated.ranges)
-    ranges = negated.ranges if inverted else node.ranges
+def _show_set(of: Chars) -> str:
+    sign, ranges = class_ranges(of)
     body = "".join(
         _escape(chr(low), True) if low == high else f"{_escape(chr(low), True)}-{_escape(chr(high), True)}"
         for low, high in ranges
     )
-    return f"[^{body}]" if inverted else f"[{body}]"
+    return f"[{sign}{body}]"
+
+
+def _show_counts(least: int, most: int | None) -> str:
+    if least == most:
+        return "" if least == 1 else f"{{{least}}}"
+    return f"{{{least},{'' if most is None else most}}}"
 
 
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
@@ -328,3 +397,6 @@ def _escape(char: str, in_set: bool = False) -> str:
     if char.isprintable():
         return char
     return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"
+
+
+_GBNF = Syntax(_show_text, _show_set, _show_counts, bare_character=True)

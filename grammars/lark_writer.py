@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection, Mapping
 
 from gemma4_gguf.grammars.boundaries import LongestMatchCheck
 from gemma4_gguf.grammars.grammar import (
-    MAX_CODE,
     Chars,
     Either,
     Grammar,
@@ -28,11 +27,14 @@ from gemma4_gguf.grammars.grammar import (
     Ref,
     Repeat,
     Seq,
+    Syntax,
     Text,
-    complement,
+    class_ranges,
     either,
+    map_children,
     references,
     seq,
+    write_node,
 )
 
 _MAX_SIZE = 20_000
@@ -66,8 +68,8 @@ def to_lark(grammar: Grammar, markers: Mapping[str, int] | None = None) -> str:
     # Text that the grammar forces would else have to come in the tokens that llguidance cuts it into, not in
     # those that the model was trained to write.
     lines = ['%llguidance {"no_forcing": true}\n']
-    lines += [f"{name}: {split.show(node)}\n" for name, node in rules.items()]
-    lines += [f"{name}: {split.show(node)}\n" for name, node in split.terminals.items()]
+    lines += [f"{name}: {write_node(node, _LARK)}\n" for name, node in rules.items()]
+    lines += [f"{name}: {write_node(node, _LARK)}\n" for name, node in split.terminals.items()]
     return "".join(lines)
 
 
@@ -183,13 +185,7 @@ class _LexemeSplit:
             if node.name not in self.terminal_names:
                 self.terminal_names[node.name] = self.terminal(self.to_terminals(self.source[node.name]))
             return Ref(self.terminal_names[node.name])
-        if isinstance(node, Seq):
-            return Seq(tuple(map(self.to_terminals, node.items)))
-        if isinstance(node, Either):
-            return Either(tuple(map(self.to_terminals, node.items)))
-        return (
-            Repeat(self.to_terminals(node.item), node.least, node.most) if isinstance(node, Repeat) else node
-        )
+        return map_children(node, self.to_terminals)
 
     def terminal(self, node: Node) -> str:
         """Name of the terminal for a node; equal nodes share one."""
@@ -218,43 +214,32 @@ class _LexemeSplit:
             return 1 + sum(self.size(item, above) for item in node.items)
         return 1 + self.size(node.item, above) if isinstance(node, Repeat) else 1
 
-    def show(self, node: Node, inside: bool = False) -> str:
-        """Lark text of a node; `inside` a sequence or repetition, some nodes need brackets."""
-        if isinstance(node, Text):
-            return '"' + "".join(_ESCAPES.get(c, c) for c in node.value) + '"'
-        if isinstance(node, Chars):
-            return _show_set(node)
-        if isinstance(node, Ref):
-            return node.name
-        if isinstance(node, Seq):
-            text = " ".join(self.show(item, True) for item in node.items) or '""'
-            return f"({text})" if inside and len(node.items) > 1 else text
-        if isinstance(node, Either):
-            text = " | ".join(self.show(item) for item in node.items)
-            return f"({text})" if inside else text
-        item = self.show(node.item, True)
-        if isinstance(node.item, (Repeat, Text)):
-            item = f"({item})"
-        plain = {(0, None): "*", (1, None): "+", (0, 1): "?"}
-        most = "" if node.most is None else node.most
-        return item + plain.get((node.least, node.most), f"{{{node.least},{most}}}")
-
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def _show_set(node: Chars) -> str:
+def _show_text(value: str) -> str:
+    return '"' + "".join(_ESCAPES.get(c, c) for c in value) + '"'
+
+
+def _show_set(of: Chars) -> str:
     """A class of Rust's regular expressions, which know no surrogates."""
-    inverted = bool(node.ranges) and node.ranges[-1][1] == MAX_CODE and complement(node).ranges != ()
-    ranges = complement(node).ranges if inverted else node.ranges
+    sign, ranges = class_ranges(of)
     body = ""
     for low, high in ranges:
         for a, b in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):
             if a <= b:
                 body += _code(a) if a == b else f"{_code(a)}-{_code(b)}"
-    return f"/[^{body}]/" if inverted else f"/[{body}]/"
+    return f"/[{sign}{body}]/"
+
+
+def _show_counts(least: int, most: int | None) -> str:
+    return f"{{{least},{'' if most is None else most}}}"
 
 
 def _code(code: int) -> str:
     char = chr(code)
     return char if char.isascii() and char.isalnum() else f"\\u{{{code:X}}}"
+
+
+_LARK = Syntax(_show_text, _show_set, _show_counts, bare_character=False)

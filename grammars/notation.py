@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import (
+    ANY,
     EMPTY,
     MAX_CODE,
     Chars,
@@ -27,6 +28,7 @@ from gemma4_gguf.grammars.grammar import (
     either,
     intersection,
     seq,
+    single_char,
 )
 from gemma4_gguf.grammars.regex import ANYTHING
 from gemma4_gguf.grammars.shipped import load
@@ -89,9 +91,9 @@ class JsonNotation:
         self.base = parse_gbnf(load("json"))
 
     def char(self, of: Chars) -> Node:
-        if (only := _single(of)) and only.isascii() and only.isprintable() and only not in '"\\':
+        if (only := single_char(of)) and only.isascii() and only.isprintable() and only not in '"\\':
             return Text(only)
-        if of.ranges == ((0, MAX_CODE),):
+        if of == ANY:
             return Ref("char")
         plain = intersection(of, complement(char_set((*chars('"\\').ranges, *_CONTROL.ranges))))
         ways: list[Node] = [plain] if plain.ranges else []
@@ -187,7 +189,7 @@ class ToolCallNotation:
         self.base = parse_gbnf(load("tool_call"))
 
     def char(self, of: Chars) -> Node:
-        return Text(only) if (only := _single(of)) else of
+        return Text(only) if (only := single_char(of)) else of
 
     def text(self, value: str, pointer: str) -> Node:
         if '<|"|>' in value:
@@ -224,8 +226,3 @@ def literal(notation: Notation, value: Any, pointer: str) -> Node:
 
 def _has(of: Chars, char: str) -> bool:
     return any(low <= ord(char) <= high for low, high in of.ranges)
-
-
-def _single(of: Chars) -> str:
-    """The only character of a set, "" if it has more."""
-    return chr(of.ranges[0][0]) if len(of.ranges) == 1 and of.ranges[0][0] == of.ranges[0][1] else ""

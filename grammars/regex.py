@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.grammar import (
+    ANY,
+    DIGIT,
     EMPTY,
     MAX_CODE,
+    QUANTIFIERS,
     Chars,
     Node,
     Repeat,
@@ -21,15 +24,15 @@ from gemma4_gguf.grammars.grammar import (
     chars,
     complement,
     either,
+    parse_counts,
     seq,
+    single_char,
 )
 
-ANY = Chars(((0, MAX_CODE),))
 ANYTHING = Repeat(ANY, 0, None)
-_DIGIT = char_set([(0x30, 0x39)])
 _WORD = char_set([(0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0x5F, 0x5F)])
 _SPACE = char_set([(9, 13), (32, 32), (0xA0, 0xA0), (0x2028, 0x2029), (0xFEFF, 0xFEFF)])
-_CLASSES = {"d": _DIGIT, "w": _WORD, "s": _SPACE}
+_CLASSES = {"d": DIGIT, "w": _WORD, "s": _SPACE}
 _CLASSES |= {name.upper(): complement(of) for name, of in _CLASSES.items()}
 _CONTROL = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _NOT_NEWLINE = complement(chars("\n\r\u2028\u2029"))
@@ -165,12 +168,8 @@ class _Parser:
     def quantified(self, item: Node) -> Node:
         """An atom with the quantifiers after it: * + ? {2,5}."""
         while True:
-            if self.take("*"):
-                least, most = 0, None
-            elif self.take("+"):
-                least, most = 1, None
-            elif self.take("?"):
-                least, most = 0, 1
+            if sign := self.take(*QUANTIFIERS):
+                least, most = QUANTIFIERS[sign]
             elif bounds := self.braces():
                 least, most = bounds
             else:
@@ -185,10 +184,9 @@ class _Parser:
         end = self.text.find("}", self.at)
         if not self.peek("{") or end < 0:
             return None
-        least, comma, most = self.text[self.at + 1 : end].partition(",")
-        if not least.isdecimal() or not (most.isdecimal() or not most):
+        bounds = parse_counts(self.text[self.at + 1 : end])
+        if bounds is None:
             return None
-        bounds = int(least), int(most) if most else (None if comma else int(least))
         if bounds[1] is not None and (bounds[1] < bounds[0] or bounds[1] > _MAX_COUNT):
             raise self.fail("counts out of order or too large")
         self.at = end + 1
@@ -200,10 +198,10 @@ class _Parser:
         ranges: list[tuple[int, int]] = []
         while not self.take("]"):
             low = self.member()
-            if self.peek("-") and not self.peek("-]") and len(low.ranges) == 1 and _one(low):
+            if self.peek("-") and not self.peek("-]") and single_char(low):
                 self.at += 1
                 high = self.member()
-                if not _one(high) or high.ranges[0][0] < low.ranges[0][0]:
+                if not single_char(high) or high.ranges[0][0] < low.ranges[0][0]:
                     raise self.fail("bad range")
                 ranges.append((low.ranges[0][0], high.ranges[0][0]))
             else:
@@ -260,7 +258,3 @@ class _Parser:
             raise self.fail("bad hexadecimal escape")
         self.at += n
         return Chars(((code, code),))
-
-
-def _one(of: Chars) -> bool:
-    return len(of.ranges) == 1 and of.ranges[0][0] == of.ranges[0][1]

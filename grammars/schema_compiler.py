@@ -23,6 +23,7 @@ from gemma4_gguf.grammars.grammar import (
     Seq,
     Text,
     either,
+    either_or_none,
     left_recursion,
     optional,
     references,
@@ -136,18 +137,11 @@ class Compiler:
         if len(subschemas) == 1 and (word := _only_branches(subschemas[0].schema)):
             if word == "oneOf":
                 expand(self.root, subschemas[0])  # refuses alternatives that overlap
-            found = [self.compile((part,), name_hint) for part in parts(subschemas[0], word)]
-            ways = [node for node in found if node is not None]
-            return either(*ways) if ways else None
+            return either_or_none([self.compile((part,), name_hint) for part in parts(subschemas[0], word)])
         alternatives = [Alternative(subschemas[0].pointer)]
         for subschema in subschemas:
             alternatives = intersect(alternatives, expand(self.root, subschema), subschema.pointer)
-        ways = [
-            node
-            for alternative in alternatives
-            if (node := self.alternative(alternative, name_hint)) is not None
-        ]
-        return either(*ways) if ways else None
+        return either_or_none(self.alternative(alternative, name_hint) for alternative in alternatives)
 
     def alternative(self, alternative: Alternative, name_hint: str) -> Node | None:
         """A value that satisfies one alternative; None if no value does."""
@@ -171,8 +165,7 @@ class Compiler:
         if "array" in alternative.types:
             ways.append(self._array(alternative.items, alternative.pointer, name_hint))
         ways += [Ref(kind) for kind in ("boolean", "null") if kind in alternative.types]
-        found = [way for way in ways if way is not None]
-        return either(*found) if found else None
+        return either_or_none(ways)
 
     def _range(self, node: Node | None, name_hint: str) -> Node | None:
         return (
@@ -195,7 +188,7 @@ class Compiler:
                 raise SchemaError("enum or const beside other limits", pointer=alternative.pointer)
             if satisfied:
                 ways.append(literal(self.notation, value, alternative.pointer))
-        return either(*ways) if ways else None
+        return either_or_none(ways)
 
     def string(self, alternative: Alternative, name_hint: str) -> Node | None:
         """A text, quotes included."""

@@ -10,9 +10,20 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-from gemma4_gguf.grammars.grammar import EMPTY, Chars, Either, Node, Repeat, Text, either, optional, seq
+from gemma4_gguf.grammars.grammar import (
+    DIGIT,
+    EMPTY,
+    Chars,
+    Either,
+    Node,
+    Repeat,
+    Text,
+    either,
+    either_or_none,
+    optional,
+    seq,
+)
 
-DIGIT = Chars(((0x30, 0x39),))
 _NONZERO = Chars(((0x31, 0x39),))
 _DIGITS = Repeat(DIGIT, 0, None)
 _NEVER = Either(())
@@ -103,8 +114,7 @@ def _as_read(bounds: Bounds) -> Bounds:
 
 def _one_of(ways: list[Node | None]) -> Node | None:
     """Alternatives, those left out that match nothing; None if all do."""
-    found = [way for way in ways if way is not None and way != _NEVER]
-    return either(*found) if found else None
+    return either_or_none(way for way in ways if way != _NEVER)
 
 
 def _signed(node: Node | None) -> Node | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.grammar import EMPTY, Grammar, Node, Text, either, optional, seq
+from gemma4_gguf.grammars.grammar import EMPTY, Grammar, Node, Text, either_or_none, optional, seq
 from gemma4_gguf.grammars.notation import Notation
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_alternatives import expand
@@ -96,8 +96,7 @@ def _additional(compiler: Compiler, members: Members, name_hint: str) -> Node | 
     if free and members.additional is not None:
         forbidden = (*declared, *(pattern.node for pattern, _, _ in patterns))
         ways.append(_pair(compiler, names, forbidden, members.additional, name_hint))
-    found = [way for way in ways if way is not None]
-    return either(*found) if found else None
+    return either_or_none(ways)
 
 
 def _name_limits(compiler: Compiler, members: Members, name_hint: str) -> Alternative | None:
@@ -124,8 +123,7 @@ def _pair(
     notation, grammar = compiler.notation, compiler.grammar
     value = compiler.compile(subschemas, f"{name_hint}-value")
     if names.values is not None:
-        keys = [notation.key(name) for name in names.values if isinstance(name, str)]
-        key: Node | None = either(*keys) if keys else None
+        key = either_or_none(notation.key(name) for name in names.values if isinstance(name, str))
     else:
         names = replace(names, patterns=names.patterns + notation.key_patterns)
         body = text_body(names, notation, grammar, forbidden=forbidden)
@@ -212,8 +210,7 @@ class _MemberSequence:
             if simple and skipped is not None:
                 return seq(optional(seq(self.comma, pair)), skipped)
             ways.append(skipped)
-        found = [way for way in ways if way is not None and not (n == 0 and way == EMPTY)]
-        return either(*found) if found else None
+        return either_or_none(way for way in ways if not (n == 0 and way == EMPTY))
 
     def rest(self, n: int) -> Node | None:
         """Additional members after n others."""

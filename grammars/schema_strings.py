@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.automata import TooLarge, build, length_range, limit_length, to_node
-from gemma4_gguf.grammars.grammar import Chars, Either, Grammar, Node, Repeat, Seq, Text, chars, either, seq
+from gemma4_gguf.grammars.grammar import (
+    ANY,
+    Chars,
+    Grammar,
+    Node,
+    Repeat,
+    Text,
+    chars,
+    map_children,
+    seq,
+    walk,
+)
 from gemma4_gguf.grammars.notation import Notation
-from gemma4_gguf.grammars.regex import ANY, Pattern, parse_pattern
+from gemma4_gguf.grammars.regex import ANYTHING, Pattern, parse_pattern
 from gemma4_gguf.grammars.schema_shapes import Alternative
 
 _LONG = 256  # longer bounds are met by shortening repetitions, not by counting states
@@ -70,7 +81,7 @@ def _conditions(
         safe = Chars(((0, 0x3B), (0x3D, ANY.ranges[0][1])))
         return grammar.repeat(notation.char(safe), least, most, "char")
     if not within:
-        within = [Repeat(ANY, 0, None)]
+        within = [ANYTHING]
     if len(within) == 1:
         shortest, longest = length_range(within[0])
         least = 0 if shortest >= least else least
@@ -103,37 +114,29 @@ def encode(node: Node, notation: Notation, grammar: Grammar) -> Node:
         return notation.char(node)
     if isinstance(node, Text):
         return seq(*(notation.char(chars(c)) for c in node.value))
-    if isinstance(node, Seq):
-        return seq(*(encode(item, notation, grammar) for item in node.items))
-    if isinstance(node, Either):
-        return either(*(encode(item, notation, grammar) for item in node.items))
     if isinstance(node, Repeat):
         return grammar.repeat(encode(node.item, notation, grammar), node.least, node.most)
-    return node
+    return map_children(node, lambda item: encode(item, notation, grammar))
 
 
 def split_long_repeats(node: Node, grammar: Grammar) -> Node:
     """The node with repetitions above llama.cpp's limits split by `Grammar.repeat`."""
-    if isinstance(node, (Seq, Either)):
-        items = [split_long_repeats(item, grammar) for item in node.items]
-        return seq(*items) if isinstance(node, Seq) else either(*items)
     if isinstance(node, Repeat):
         return grammar.repeat(split_long_repeats(node.item, grammar), node.least, node.most)
-    return node
+    return map_children(node, lambda item: split_long_repeats(item, grammar))
 
 
 def _may_hold_delimiter(node: Node) -> bool:
     """Whether a string of a node may hold "<", with which the closing <|"|> of a tool call's text begins."""
-    if isinstance(node, Chars):
-        return any(low <= ord("<") <= high for low, high in node.ranges)
-    if isinstance(node, (Seq, Either)):
-        return any(map(_may_hold_delimiter, node.items))
-    return isinstance(node, Repeat) and _may_hold_delimiter(node.item)
+    sets = (inner for inner in walk(node) if isinstance(inner, Chars))
+    return any(low <= ord("<") <= high for found in sets for low, high in found.ranges)
 
 
 def has_nullable_repeat(node: Node) -> bool:
     """Whether a node repeats something that may be empty, as (a*)* does: no engine follows that."""
-    if isinstance(node, Repeat):
-        many = node.most is None or node.most > 1
-        return (many and length_range(node.item)[0] == 0) or has_nullable_repeat(node.item)
-    return isinstance(node, (Seq, Either)) and any(map(has_nullable_repeat, node.items))
+    return any(
+        isinstance(inner, Repeat)
+        and (inner.most is None or inner.most > 1)
+        and length_range(inner.item)[0] == 0
+        for inner in walk(node)
+    )
