@@ -32,7 +32,6 @@ UNSUPPORTED = (
     "$dynamicRef",
     "$recursiveRef",
 )
-_TYPES = frozenset({"null", "boolean", "number", "string", "array", "object"})
 _TYPES = ALL_TYPES | {"integer"}
 _FAMILIES = {
     "object": (

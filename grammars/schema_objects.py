@@ -79,7 +79,7 @@ def _additional(compiler: Compiler, members: Members, name_hint: str) -> Node | 
     """One member under a name that the schema does not give (patternProperties, additionalProperties)."""
     patterns = [(parse_pattern(text, at), at, subschema) for text, at, subschema in members.patterned]
     declared = tuple(seq(*(Text(c) for c in name)) for name in _names(compiler, members))
-    names = _name_limits(compiler, members, name_hint)
+    names = _name_limits(compiler, members)
     if names is None:
         return None
     ways = []
@@ -99,7 +99,7 @@ def _additional(compiler: Compiler, members: Members, name_hint: str) -> Node | 
     return either_or_none(ways)
 
 
-def _name_limits(compiler: Compiler, members: Members, name_hint: str) -> Alternative | None:
+def _name_limits(compiler: Compiler, members: Members) -> Alternative | None:
     """What propertyNames asks of a name, as an alternative for strings; None if no name will do."""
     alternatives = [Alternative("", frozenset({"string"}))]
     for subschema in members.names:
