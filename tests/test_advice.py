@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from doctor_fakes import AVX2_BUILD, CUDA, NVIDIA, library, machine
 from packaging.requirements import Requirement
 
+from gemma4_gguf.cpu_cores import logical_cores
 from gemma4_gguf.doctor import host as machines
 from gemma4_gguf.doctor.advice import advise, build_command
 from gemma4_gguf.doctor.child_process import signal_name
@@ -197,8 +199,11 @@ def test_how_a_process_ended(code: int, text: str) -> None:
 
 def test_this_machine() -> None:
     found = look_around()
-    assert found.cores >= 1 and found.python and found.system and found.processor
-    assert found.packages["llama-cpp-python"] and found.places[0].what == "downloads"
+    assert found.cores == logical_cores()
+    assert found.python == f"{platform.python_implementation()} {platform.python_version()}"
+    assert (found.system, found.architecture) == (platform.platform(), platform.machine())
+    assert found.packages == {name: metadata.version(name) for name in TRIED}
+    assert found.places[0].what == "downloads"
 
 
 def test_instruction_sets_have_the_names_of_llama_cpp() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from gemma4_gguf import Box, demo
+from gemma4_gguf import Box, demo, draw_boxes
 from gemma4_gguf.cli.main import main
 from gemma4_gguf.errors import CheckpointError, OutputError
 from gemma4_gguf.nano import bundled
@@ -167,4 +168,9 @@ def test_the_demo_opens_no_window(files: demo.Converted, monkeypatch: pytest.Mon
     monkeypatch.setattr("PIL.Image.Image.show", fail(errno.EIO))
     monkeypatch.setattr("webbrowser.open", fail(errno.EIO))
     [shown] = demo.perform(Fake(), files)  # type: ignore[arg-type]
-    assert shown.drawing is not None and shown.drawing.stat().st_size > 1000
+    assert shown.drawing is not None
+    with Image.open(shown.drawing) as drawn, Image.open(files.samples[0]) as picture:
+        times = drawn.width // picture.width
+        large = picture.convert("RGB").resize(drawn.size, Image.Resampling.LANCZOS)
+        expected = draw_boxes(large, [Box("x", *(side * times for side in (10, 10, 50, 50)))])
+        assert drawn.width >= demo.MIN_WIDTH and drawn.tobytes() == expected.tobytes()

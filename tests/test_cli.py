@@ -18,6 +18,7 @@ from gemma4_gguf.cli import output
 from gemma4_gguf.cli.errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, EXIT_PIPE, exit_code
 from gemma4_gguf.cli.main import COMMANDS, build_parser, main
 from gemma4_gguf.cli.options import given
+from gemma4_gguf.files.gguf_reader import open_gguf, require_gemma4
 from gemma4_gguf.options import SamplingOptions, SessionOptions
 
 Converted = Callable[..., dict[str, Path]]
@@ -166,7 +167,10 @@ def test_convert_prints_paths_and_keeps_progress_apart(
         str(tmp_path / f"mmproj-{source.name}-F16.gguf"),
     ]
     assert " in " in err and "error" not in err
-    assert all(Path(line).stat().st_size > 10_000 for line in out.splitlines())
+    opened = [open_gguf(line) for line in out.splitlines()]
+    assert [require_gemma4(file) for file in opened] == ["model", "projector"]
+    types = [{tensor.type for tensor in file.tensors.values()} for file in opened]
+    assert "Q8_0" in types[0] and "F16" in types[1]
 
 
 def test_convert_refuses_to_replace_unless_forced(

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from clips import clip
 from media_samples import speech, wav
 from nano_samples import SAMPLES
 from PIL import Image as PILImage
 
+from gemma4_gguf import Box, draw_boxes
 from gemma4_gguf.cli import files
 from gemma4_gguf.cli.main import build_parser, main
 from gemma4_gguf.session import Session
@@ -54,7 +56,11 @@ def test_detect_takes_the_model_from_the_environment(
     assert main(["detect", SCENE, "shapes", "-o", "out.jpg", "--json", *NANO_QUESTION]) == 0
     out, err = capsys.readouterr()
     (box,) = json.loads(out)
-    assert box["label"] == "purple circle" and err == "" and (place / "out.jpg").stat().st_size > 1000
+    assert box["label"] == "purple circle" and err == ""
+    with PILImage.open(place / "out.jpg") as drawn, PILImage.open(SCENE) as picture:
+        expected = np.asarray(draw_boxes(SCENE, [Box(**box)]), float)
+        assert (drawn.format, drawn.size) == ("JPEG", picture.size)
+        assert np.abs(np.asarray(drawn.convert("RGB"), float) - expected).mean() < 3, "but for JPEG's losses"
     assert main(["detect", SCENE, "shapes", "--points", "--json", *NANO_QUESTION]) == 0
     (point,) = json.loads(capsys.readouterr().out)
     assert point["x"] == pytest.approx((box["x0"] + box["x1"]) / 2, abs=0.2)

@@ -353,7 +353,7 @@ def test_the_checkpoint_has_every_mechanism_in_twelve_megabytes(tmp_path: Any, t
     text = config["text_config"]
     first = text["num_hidden_layers"] - text["num_kv_shared_layers"]
     assert text["layer_types"][first - 2 : first] == ["sliding_attention", "full_attention"]
-    assert text["final_logit_softcapping"] and text["hidden_size_per_layer_input"] * first > 0
+    assert (text["final_logit_softcapping"], text["hidden_size_per_layer_input"]) == (30.0, 32)
     assert config["vision_config"]["use_clipped_linears"] and config["audio_config"]["use_clipped_linears"]
 
 

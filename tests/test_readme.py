@@ -84,8 +84,10 @@ def test_python_examples_run(number: int, place: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("line", OWN)
 def test_commands_are_understood(line: str) -> None:
-    args = build_parser().parse_args(shlex.split(line)[1:])
-    assert callable(args.run)
+    words = shlex.split(line)[1:]
+    values = vars(build_parser().parse_args(words)).values()
+    taken = {str(one) for value in values for one in (value if isinstance(value, list | tuple) else [value])}
+    assert {word for word in words if not word.startswith("-")} <= taken
 
 
 RUN = ("convert checkpoints", "ask", "inspect", "detect", "describe", "transcribe")
@@ -94,8 +96,16 @@ RUN = ("convert checkpoints", "ask", "inspect", "detect", "describe", "transcrib
 @pytest.mark.parametrize("line", [c for c in OWN if any(f" {words} " in c for words in RUN)])
 def test_commands_run(line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = shlex.split(line)[1:]
+    before = set(place.rglob("*"))
     assert main(args) == 0
-    assert capsys.readouterr().out.strip() or (place / args[args.index("-o") + 1]).stat().st_size > 0
+    made = {str(path.relative_to(place)) for path in set(place.rglob("*")) - before}
+    out = capsys.readouterr().out
+    if args[0] == "convert":
+        assert made == set(out.split()) and len(made) == 2
+    elif "-o" in args:
+        assert made == {args[args.index("-o") + 1]} and bool(out.strip()) == ("--json" in args)
+    else:
+        assert out.strip() and not made
 
 
 def test_chat_command_takes_turns(

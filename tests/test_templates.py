@@ -122,7 +122,9 @@ def test_words_beside_calls_can_go_first(size):
 
 @by_size
 def test_bos_is_the_callers(size):
-    assert render([user("Hi")], size=size, bos_token="").startswith("<|turn>user\n")
+    without = render([user("Hi")], size=size, bos_token="")
+    assert without.startswith("<|turn>user\n")
+    assert render([user("Hi")], size=size, bos_token="<s>") == "<s>" + without
 
 
 def test_family_is_told_by_what_is_printed():

@@ -111,8 +111,10 @@ def test_a_stream_carries_the_value_at_its_end(random_session: Session) -> None:
 
 
 def test_pictures_and_a_schema(session: Session) -> None:
-    with_picture = session.ask(scene(0), "detect", schema=Sighting, temperature=0, max_tokens=300)
-    assert isinstance(with_picture.parsed, Sighting)
+    options = {"schema": Sighting, "temperature": 0, "max_tokens": 300}
+    with_picture = session.ask(scene(0), "detect", **options)
+    assert with_picture.parsed == Sighting.model_validate_json(with_picture.text)
+    assert with_picture.usage.prompt_tokens > 60 + session.ask("detect", **options).usage.prompt_tokens
 
 
 # Cut and refused
