@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gemma4_gguf.errors import CheckpointError, TensorError
+from gemma4_gguf.files.read_at import fill
 
 RawType = Literal["F32", "F16", "BF16"]
 
@@ -84,19 +85,13 @@ class SourceTensor:
         """
         rows = np.empty((stop - start, self.row_length), dtype=_NUMPY[self.raw_type])
         begin = self.offset + start * self.row_length * rows.itemsize
-        view = rows.reshape(-1).view(np.uint8).data
-        filled = 0
         try:
-            # A handle per call: reads from many threads need no lock, and nothing has to be closed later.
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(begin)
-                while filled < len(view) and (count := file.readinto(view[filled:])):
-                    filled += count
+            filled = fill(self.path, begin, rows)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot read {self.name}: {error.strerror}.") from error
-        if filled < len(view):
+        if filled < rows.nbytes:
             raise CheckpointError(
-                f"{self.path} ends inside {self.name}: {filled} of {len(view)} bytes are there. "
+                f"{self.path} ends inside {self.name}: {filled} of {rows.nbytes} bytes are there. "
                 "The file changed while it was read; copy or download it again."
             )
         return rows

@@ -6,7 +6,6 @@ from gemma4_gguf.errors import GrammarError
 from gemma4_gguf.grammars.grammar import (
     ANY,
     EMPTY,
-    MAX_CODE,
     QUANTIFIERS,
     Grammar,
     Node,
@@ -16,6 +15,7 @@ from gemma4_gguf.grammars.grammar import (
     char_set,
     complement,
     either,
+    hex_code,
     left_recursion,
     parse_counts,
     references,
@@ -179,11 +179,8 @@ class _Reader:
         if kind in _ESCAPES:
             return _ESCAPES[kind]
         digits = self.text[self.at : self.at + _HEX.get(kind, 0)]
-        try:
-            code = int(digits, 16)
-        except ValueError:
-            raise self.fail("unknown escape") from None
-        if len(digits) != _HEX[kind] or code > MAX_CODE:
+        code = hex_code(digits, _HEX.get(kind, 0))
+        if code is None:
             raise self.fail("unknown escape")
         self.at += len(digits)
         return chr(code)

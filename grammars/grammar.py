@@ -400,3 +400,19 @@ def _escape(char: str, in_set: bool = False) -> str:
 
 
 _GBNF = Syntax(_show_text, _show_set, _show_counts, bare_character=True)
+
+
+def hex_code(digits: str, n: int) -> int | None:
+    """The code point that n hexadecimal digits name.
+
+    Args:
+        digits: as written after an escape such as \\x or \\u.
+        n: how many belong there, at least 1.
+
+    Returns:
+        None for anything else, such as "+1" or "1_0", which int() would take, and beyond Unicode.
+    """
+    if len(digits) != n or not re.fullmatch(r"[0-9A-Fa-f]+", digits):
+        return None
+    code = int(digits, 16)
+    return code if code <= MAX_CODE else None

@@ -15,7 +15,6 @@ from gemma4_gguf.grammars.grammar import (
     ANY,
     DIGIT,
     EMPTY,
-    MAX_CODE,
     QUANTIFIERS,
     Chars,
     Node,
@@ -24,6 +23,7 @@ from gemma4_gguf.grammars.grammar import (
     chars,
     complement,
     either,
+    hex_code,
     parse_counts,
     seq,
     single_char,
@@ -249,12 +249,8 @@ class _Parser:
         return chars(char)
 
     def hex(self, n: int) -> Chars:
-        digits = self.text[self.at : self.at + n] if n > 0 else ""
-        try:
-            code = int(digits, 16)
-        except ValueError:
-            raise self.fail("bad hexadecimal escape") from None
-        if len(digits) != n or code > MAX_CODE:
+        code = hex_code(self.text[self.at : self.at + n] if n > 0 else "", n)
+        if code is None:
             raise self.fail("bad hexadecimal escape")
         self.at += n
         return Chars(((code, code),))

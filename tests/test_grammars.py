@@ -20,6 +20,7 @@ from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Chars, Grammar, Ref, Repeat, Text, char_set, complement, either, seq
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.shipped import NAMES
+from gemma4_gguf.grammars.sources import pattern_grammar
 from gemma4_gguf.reply.parser import parse_reply
 
 
@@ -282,3 +283,20 @@ def test_tools_that_cannot_be_expressed():
         grammars.from_tools([])
     with pytest.raises(SchemaError, match="function"):
         grammars.from_tools([{"type": "function"}])
+
+
+WRONG_HEX = ("+1", "-1", " 1", "1_", "_1", "1 ", "0x", "g0", "１２", "")
+
+
+@pytest.mark.parametrize("digits", WRONG_HEX)
+def test_an_escape_takes_hexadecimal_digits_alone(digits: str) -> None:
+    with pytest.raises(GrammarError, match="escape"):
+        parse_gbnf(f'root ::= "\\x{digits}"')
+    with pytest.raises(SchemaError, match="escape"):
+        pattern_grammar(f"\\x{digits}")
+
+
+def test_escapes_name_code_points() -> None:
+    assert parse_gbnf(r'root ::= "\x41\u00e9\U0001F600"').rules["root"] == Text("Aé😀")
+    with pytest.raises(GrammarError, match="escape"):
+        parse_gbnf(r'root ::= "\U00110000"')

@@ -18,6 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gemma4_gguf.errors import GGUFError
 from gemma4_gguf.files.gguf_header import ALIGNMENT, ARRAY, MAGIC, SCALARS, STRING, pad
+from gemma4_gguf.files.read_at import fill
 
 MODEL_ARCHITECTURES = ("gemma4", "gemma4-assistant")
 PROJECTOR_ARCHITECTURE = "clip"
@@ -184,17 +185,11 @@ def read_rows(file: GGUFFile, info: TensorInfo, start: int, stop: int) -> np.nda
     """
     row_bytes = info.n_bytes // info.n_rows
     data = np.empty((stop - start, row_bytes), np.uint8)
-    view = data.data.cast("B")
-    filled = 0
     try:
-        # A handle per call: reads from many threads need no lock, and nothing has to be closed later.
-        with file.path.open("rb", buffering=0) as stream:
-            stream.seek(info.offset + start * row_bytes)
-            while filled < view.nbytes and (n := stream.readinto(view[filled:])):
-                filled += n
+        filled = fill(file.path, info.offset + start * row_bytes, data)
     except OSError as error:
         raise GGUFError(f"{file.path} cannot be read: {error.strerror or error}.") from error
-    if filled < view.nbytes:
+    if filled < data.nbytes:
         raise GGUFError(f"{file.path} became shorter while {info.name!r} was read. Copy it again.")
     return data.view(_PLAIN.get(info.type, "u1"))
 
