@@ -51,6 +51,7 @@ TRIED = {
     "docstring-parser": ("0.16", "0.18.0"),
     "rich": ("13.7", "15.0.0"),
     "packaging": ("23.0", "26.4"),
+    "soxr": ("0.4", "1.1.0"),
     "cachetools": ("5.3", "8.0.2"),
     "typing-extensions": ("4.6.1", "4.16.0"),
 }
