@@ -337,7 +337,7 @@ def test_the_checkpoint_has_every_mechanism_in_twelve_megabytes(tmp_path: Any, t
 
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     model = build_model(0)
-    size = write_checkpoint(model, tmp_path / "tokenizer.json", tmp_path / "out", "{{ bos_token }}")
+    size = write_checkpoint(model, tmp_path / "tokenizer.json", tmp_path / "out")
     assert size <= 12_000_000
     names = dict(model.named_parameters())
     layers = "model.language_model.layers"

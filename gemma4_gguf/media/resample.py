@@ -1,7 +1,7 @@
 """Sample rates: soxr's very high quality resampler, stream in, stream out.
 
-FFmpeg's own folds 9 kHz at -61 dB into speech by default; soxr stays below -140 dB, and gives the same numbers
-with every build of FFmpeg. Blocks come out in time with the input: its delay is taken off.
+FFmpeg's own folds 9 kHz at -61 dB into speech by default; soxr stays below -140 dB, and gives the same
+numbers with every build of FFmpeg. Blocks come out in time with the input: its delay is taken off.
 """
 
 from __future__ import annotations

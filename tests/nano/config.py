@@ -154,16 +154,13 @@ def processor_config() -> dict[str, Any]:
     }
 
 
-def write_checkpoint(
-    model: Gemma4ForConditionalGeneration, tokenizer_json: Path, out: Path, template: str | None
-) -> int:
+def write_checkpoint(model: Gemma4ForConditionalGeneration, tokenizer_json: Path, out: Path) -> int:
     """Writes the checkpoint in transformers layout, weights in BF16.
 
     Args:
         model: the trained model, any dtype; it is not changed.
         tokenizer_json: the tokenizer it was trained with.
         out: directory to write.
-        template: the chat template, or None to leave it out.
 
     Returns:
         Size of all files in bytes.
@@ -185,7 +182,5 @@ def write_checkpoint(
         ("generation_config.json", generation),
     ):
         (out / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    if template is not None:
-        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     (out / "model.safetensors").chmod(0o644)
     return sum(file.stat().st_size for file in out.iterdir() if file.is_file())

@@ -14,7 +14,6 @@ from pathlib import Path
 
 #: Stage -> share of the time.
 SHARES = {"ears": 0.08, "eyes": 0.37, "whole": 0.55}
-TEMPLATE = Path(__file__).resolve().parents[2] / "templates/gemma4-small.jinja"
 
 
 def stages(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -29,7 +28,7 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
         "eyes": [*towers, "eyes", "--minutes", minutes["eyes"], "--processes", n, "--text", "0.55"],
         "whole": [
             *["nano.train_cores", "--out", out, "--towers", out, "--frozen", "1", "--easy", "0"],
-            *["--minutes", minutes["whole"], "--processes", n, "--template", str(TEMPLATE), *start],
+            *["--minutes", minutes["whole"], "--processes", n, *start],
         ],
     }
 

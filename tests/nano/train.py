@@ -193,8 +193,7 @@ def export_checkpoint(trained: Any, options: argparse.Namespace, step: int) -> N
     model = build_model(options.seed)
     model.load_state_dict({name: value.float().cpu() for name, value in trained.state_dict().items()})
     set_clamps(model, seen)
-    template = options.template.read_text(encoding="utf-8") if options.template else None
-    size = write_checkpoint(model, tokenizer_json, options.out / "checkpoint", template)
+    size = write_checkpoint(model, tokenizer_json, options.out / "checkpoint")
     print(f"checkpoint of {size} bytes after step {step}", flush=True)
 
 
@@ -273,7 +272,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
     parser.add_argument("--towers", type=Path, help="where nano.towers wrote what it taught")
-    parser.add_argument("--template", type=Path, help="chat template to write beside the weights")
     parser.add_argument("--pause-file", type=Path, help="wait while this file exists")
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--save-minutes", type=float, default=5.0)

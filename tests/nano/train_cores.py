@@ -3,7 +3,7 @@
 From the root of the repository::
 
     PYTHONPATH=tests python -m nano.speech --out OUT/words.npz            # 15 s, once
-    PYTHONPATH=tests python -m nano.train_cores --out OUT --template templates/gemma4-small.jinja
+    PYTHONPATH=tests python -m nano.train_cores --out OUT
 
 Each step has a fixed list of small batches; whichever process is free takes the next and adds its gradient
 to its own sum, so that a core which others use slows nothing but itself. Ctrl-C and SIGTERM save first; the
@@ -319,7 +319,6 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--frozen", type=float, default=0.0, help="share before the towers learn, too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=Path, help="checkpoint whose weights and tokenizer to go on from")
-    parser.add_argument("--template", type=Path, help="chat template to write beside the weights")
     parser.add_argument("--pause-file", type=Path, help="wait while this file exists")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--log-every", type=int, default=20)

@@ -90,8 +90,7 @@ class Recorder:
         transformers.logging.set_verbosity_error()
         self.folder = folder
         self.config, self.tokenizer, self.model = load_exactly(folder)
-        template = folder / "chat_template.jinja"
-        self.renderer = Renderer(template.read_text("utf-8") if template.is_file() else load("small"))
+        self.renderer = Renderer(load("small"))
 
     def record(self) -> Reference:
         """Everything that the doctor compares with."""
