@@ -14,25 +14,15 @@ from typing import Any
 import pytest
 from clips import clip
 from media_samples import speech, wav
+from readme import COMMANDS, MODEL, OWN, README, ROOT, blocks, run_block
 
 from gemma4_gguf.cli.main import build_parser, main
 from gemma4_gguf.generation import Turn
 from gemma4_gguf.session import Session
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
 CI = (ROOT / ".ci/run").read_text("utf-8")
 NANO = ROOT / "gemma4_gguf/nano"
-MODEL = "gemma-4-E2B-it-Q4_K_M.gguf"
 MAX_TOKENS = 12  # random weights have no reason to stop
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
-
-
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-OWN = [line for line in COMMANDS if line.startswith("gemma4-gguf")]
 
 
 @pytest.fixture
@@ -67,12 +57,6 @@ def place(
     monkeypatch.setattr(Session, "generate", short)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-
-
-def run_block(text: str) -> dict[str, Any]:
-    scope: dict[str, Any] = {"__name__": "example"}
-    exec(compile(text, "README.md", "exec"), scope)
-    return scope
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from nano_samples import NANO, SAMPLES, check_boxes, write_talking_clip
 from PIL import Image as PILImage
-from test_readme import MODEL, OWN, blocks, run_block
+from readme import MODEL, OWN, blocks, run_block
 
 from gemma4_gguf import Box, Session
 from gemma4_gguf.cli.main import main

@@ -170,7 +170,7 @@ def test_defaults_of_sampling_are_written_once() -> None:
     assert found == ["gemma4_gguf/options.py"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("test_*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=name_of)
 def test_tests_can_fail(path: Path) -> None:
     for function in functions_of(tree_of(path)):
         if not function.name.startswith("test_"):

@@ -1,6 +1,6 @@
 """Write a full-size random Gemma 4 E2B checkpoint: 5.104 B parameters in BF16 shards, the real vocabulary.
 
-    PYTHONPATH=tests python tests/bench/make_e2b.py ggml-vocab-gemma-4.gguf OUT_DIR
+    PYTHONPATH=tests:tests/helpers python tests/bench/make_e2b.py ggml-vocab-gemma-4.gguf OUT_DIR
 
 The vocabulary comes from llama.cpp's models/ggml-vocab-gemma-4.gguf (or any Gemma 4 GGUF). Weights are random
 normals: sizes and times are those of the published checkpoint, and no licence is involved. It takes a minute

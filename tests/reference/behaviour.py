@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "gemma4_gguf/nano/samples"
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 # fmt: off
 MODEL_TYPES = (

@@ -1,7 +1,7 @@
 """Record what transformers computes for the bundled checkpoint, for `gemma4-gguf doctor`.
 
     pip install -e '.[reference]'
-    PYTHONPATH=tests python tests/reference/bundled.py [directory]
+    PYTHONPATH=tests:tests/helpers python tests/reference/bundled.py [directory]
 
 Run it whenever gemma4_gguf/nano changes: it writes reference.npz and checksums.json there. Numbers are
 computed in float32 with eager attention. Of many candidate questions those become known answers that the

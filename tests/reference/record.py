@@ -1,7 +1,7 @@
 """Record what transformers computes for the tiny checkpoints into tests/data/reference.
 
     pip install -e '.[reference]'
-    PYTHONPATH=tests python tests/reference/record.py [directory]
+    PYTHONPATH=tests:tests/helpers python tests/reference/record.py [directory]
 
 Everything is computed in float32 with eager attention. Each file carries the digest of the checkpoint it was
 recorded from, so a change of tests/tiny.py that changes a weight or a config key makes the comparing tests

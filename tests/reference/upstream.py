@@ -2,7 +2,7 @@
 
     pip install -e '.[reference]'
     export GEMMA4_GGUF_LLAMA_CPP_SRC=path/to/llama.cpp
-    PYTHONPATH=tests python tests/reference/upstream.py [directory]
+    PYTHONPATH=tests:tests/helpers python tests/reference/upstream.py [directory]
 
 The source tree is the one vendored in the llama-cpp-python sdist (vendor/llama.cpp). One child converts
 all of it: it imports upstream's own copy of the gguf package, and torch once for all files.

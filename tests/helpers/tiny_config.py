@@ -1,4 +1,4 @@
-"""Configurations of the checkpoints that tests/tiny.py writes: the keys of the published ones, tiny numbers.
+"""Configurations of the tiny checkpoints: the keys of the published ones, tiny numbers.
 
 Widths that are multiples of 256 (e2b, 26b) take K-quants; the others (160, 320, 128) and inner sizes such as
 96 and 224 make a quantizer fall back. Sliding windows are 32 tokens, so a prompt of 90 tokens leaves them
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-TOKENIZER = Path(__file__).resolve().parent / "data/tokenizer"
+TOKENIZER = Path(__file__).resolve().parents[1] / "data/tokenizer"
 
 MEMBERS = (
     "e2b",

@@ -15,7 +15,7 @@ from gemma4_gguf.cli.main import main
 from gemma4_gguf.types import Chunk, Reply, ToolCall, Usage
 
 Converted = Callable[..., dict[str, Path]]
-SCENE = str(Path(__file__).resolve().parents[1] / "gemma4_gguf/nano/samples/scene2.png")
+SCENE = str(Path(__file__).resolve().parents[2] / "gemma4_gguf/nano/samples/scene2.png")
 
 
 @pytest.fixture(scope="module")

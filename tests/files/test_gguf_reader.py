@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_models import write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_quantize import write_model
 
 from gemma4_gguf.convert import quantize_file
 from gemma4_gguf.errors import Gemma4Error, GGUFError

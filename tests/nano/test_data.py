@@ -16,35 +16,11 @@ from nano.dialogue import IGNORE, Dialogue, render
 from nano.picture import patches, target_size
 from nano.speech import RATE_HZ, Voices, resample
 from nano.tasks import EVALUATION, KINDS, Mix, evaluation_set
-from nano.tokenizer import CONTROL, train
-from nano.words import COLOURS, COMMANDS, SPOKEN
+from nano.tokenizer import CONTROL
+from nano.words import COLOURS, COMMANDS
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from gemma4_gguf.templates import render as render_template
-
-
-@pytest.fixture(scope="module")
-def voices() -> Voices:
-    """Two voices that hum instead of speaking: no espeak-ng needed."""
-    generator = np.random.default_rng(0)
-
-    def hum(length: int) -> np.ndarray:
-        return (generator.standard_normal(length) * 3000).astype(np.int16)
-
-    return Voices({name: {word: [hum(4000)] for word in SPOKEN} for name in ("en-us+a", "en-gb+b")})
-
-
-@pytest.fixture(scope="module")
-def tokenizer(voices: Voices) -> Tokenizer:
-    """A tokenizer trained on a small part of the text."""
-    from nano import tokenizer as module
-
-    corpus = module.corpus
-    module.corpus = lambda given: corpus(given, 6)
-    try:
-        return train(voices)
-    finally:
-        module.corpus = corpus
 
 
 def dialogues(voices: Voices, count: int = 8) -> Iterator[Dialogue]:

@@ -15,7 +15,7 @@ from gemma4_gguf.types import Usage
 
 
 def lines(name):
-    text = (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "data" / name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 

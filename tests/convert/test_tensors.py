@@ -1,6 +1,6 @@
 """From stored tensors to those of the file: once, under any name, in any slices, right in value.
 
-Equality with llama.cpp's converter is tested in test_convert_upstream.py; here is what lies behind it.
+Equality with llama.cpp's converter is tested in test_upstream.py; here is what lies behind it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 import gemma4_gguf
 from gemma4_gguf import Box, Image
 
-VOICE = Path(__file__).parent / "data/voice.npz"  # one that was kept from training
+VOICE = Path(__file__).parents[1] / "data/voice.npz"  # one that was kept from training
 NANO = Path(gemma4_gguf.__file__).parent / "nano"
 SAMPLES = NANO / "samples"
 _BY_NAME: dict[str, list[dict[str, Any]]] = json.loads((SAMPLES / "truth.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-REFERENCES = Path(__file__).resolve().parent / "data" / "reference"
+REFERENCES = Path(__file__).resolve().parents[1] / "data" / "reference"
 
 
 def load_reference(
@@ -19,7 +19,7 @@ def load_reference(
         arrays = dict(recorded)
     if str(arrays.pop("digest")) != tiny.checkpoint_digest(checkpoint):
         pytest.fail(
-            f"{case}_{member}.npz was recorded from another checkpoint than tests/tiny.py writes now. "
+            f"{case}_{member}.npz was recorded from another checkpoint than tiny.py writes now. "
             "Record again: tests/reference/record.py says how."
         )
     return arrays

@@ -14,7 +14,6 @@ from nano.dialogue import IGNORE
 from nano.packed import LENGTH, PLACES, ROWS, UNIT_WEIGHT, Block, arrange, block, last_digits, row_blocks
 from nano.tasks_picture import scene_questions
 from nano.tasks_text import sum_dialogue
-from test_nano_data import tokenizer, voices  # noqa: F401 (fixtures)
 from tokenizers import Tokenizer
 
 from gemma4_gguf.tasks import speech, vision
@@ -22,7 +21,7 @@ from gemma4_gguf.types import MODALITIES
 
 
 @pytest.fixture(scope="module")
-def encoder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Encoder:  # noqa: F811
+def encoder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     """An encoder of the small tokenizer."""
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     tokenizer.save(str(file))
@@ -108,7 +107,7 @@ def test_what_does_not_fit_is_left_out(encoder: Encoder) -> None:
 
 
 @pytest.mark.reference
-def test_the_quick_forward_pass_is_the_model(encoder: Encoder, voices: Any) -> None:  # noqa: F811
+def test_the_quick_forward_pass_is_the_model(encoder: Encoder, voices: Any) -> None:
     import torch
     from nano.config import build_model
     from nano.fast import Packed, working_copy

@@ -25,7 +25,7 @@ from gemma4_gguf import grammars
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.schema_keywords import UNSUPPORTED
 
-DATA = Path(__file__).parent / "data" / "schema_cases.jsonl"
+DATA = Path(__file__).parents[1] / "data" / "schema_cases.jsonl"
 CASES = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
 
 

@@ -27,7 +27,7 @@ def load_record(case: str, folder: Path, checkpoint: Callable[..., Path]) -> dic
     record = json.loads((folder / f"upstream_{case}.json").read_text(encoding="utf-8"))
     if record["digest"] != tiny.checkpoint_digest(checkpoint(record["member"], **record["options"])):
         pytest.fail(
-            f"upstream_{case}.json was recorded from another checkpoint than tests/tiny.py writes now. "
+            f"upstream_{case}.json was recorded from another checkpoint than tiny.py writes now. "
             "Record again: tests/reference/upstream.py says how."
         )
     return dict(record)
