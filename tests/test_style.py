@@ -17,10 +17,20 @@ PACKAGE_DIRS = ("gemma4_gguf", "convert", "grammars", "templates")
 PACKAGE = sorted(path for folder in PACKAGE_DIRS for path in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-MAX_LINES = 500
+# A file is one idea: one that needs more is two, and one that needs less is half.
+MIN_LINES, MAX_LINES = 40, 500
 MAX_FUNCTION_LINES = 60
-# File → why it may be longer.
+# File → why it may be longer, or shorter.
 LONG_FILES: dict[str, str] = {}
+SHORT_FILES = {
+    "convert/progress.py": "what the writer tells and the command line shows: neither may import the other",
+    "gemma4_gguf/__main__.py": "python -m gemma4_gguf",
+    "gemma4_gguf/files/read_at.py": "one function that two readers share",
+    "gemma4_gguf/tasks/asks.py": "what vision and speech share of a session",
+    "grammars/shipped.py": "the grammars that are files",
+}
+# Function → why it may be longer.
+LONG_FUNCTIONS: dict[str, str] = {}
 # File → why it may catch every exception.
 BROAD_EXCEPTS = {
     "gemma4_gguf/cli/main.py": "turns whatever happens into a sentence and an exit code",
@@ -45,20 +55,37 @@ def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
 by_file = pytest.mark.parametrize("path", PACKAGE, ids=name_of)
 
 
+def lines_of(path: Path) -> int:
+    return path.read_text("utf-8").count("\n")
+
+
 @pytest.mark.parametrize("path", PACKAGE + TESTS, ids=name_of)
-def test_a_file_is_one_stage(path: Path) -> None:
-    lines = path.read_text("utf-8").count("\n")
-    assert lines <= MAX_LINES or name_of(path) in LONG_FILES, f"{name_of(path)} has {lines} lines"
+def test_a_file_is_one_idea(path: Path) -> None:
+    name, lines = name_of(path), lines_of(path)
+    assert lines <= MAX_LINES or name in LONG_FILES, f"{name} has {lines} lines"
+    if path in PACKAGE and path.name != "__init__.py":
+        assert lines >= MIN_LINES or name in SHORT_FILES, f"{name} has {lines} lines"
 
 
-def test_long_files_are_still_long() -> None:
-    assert all((ROOT / name).read_text("utf-8").count("\n") > MAX_LINES for name in LONG_FILES)
+def test_exceptions_are_still_needed() -> None:
+    assert all(lines_of(ROOT / name) > MAX_LINES for name in LONG_FILES)
+    assert all(lines_of(ROOT / name) < MIN_LINES for name in SHORT_FILES)
+    long = {
+        f"{name_of(path)}: {f.name}"
+        for path in PACKAGE
+        for f in functions_of(tree_of(path))
+        if (f.end_lineno or 0) - f.lineno >= MAX_FUNCTION_LINES
+    }
+    assert set(LONG_FUNCTIONS) <= long
 
 
 @by_file
 def test_functions_are_short(path: Path) -> None:
     long = [
-        f.name for f in functions_of(tree_of(path)) if (f.end_lineno or 0) - f.lineno >= MAX_FUNCTION_LINES
+        f.name
+        for f in functions_of(tree_of(path))
+        if (f.end_lineno or 0) - f.lineno >= MAX_FUNCTION_LINES
+        and f"{name_of(path)}: {f.name}" not in LONG_FUNCTIONS
     ]
     assert not long, f"{name_of(path)}: {long} have over {MAX_FUNCTION_LINES} lines"
 
