@@ -151,3 +151,22 @@ def test_members_of_the_table_are_those_of_the_tests() -> None:
     for member in tiny.MEMBERS:
         if member in ("e2b", "e4b", "26b", "31b", "12b", "assistant"):
             assert member in table
+
+
+def test_files_that_contributors_are_sent_to_are_there() -> None:
+    text = (ROOT / ".github/CONTRIBUTING.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:gemma4_gguf|convert|templates|grammars|tests|\.ci)/[\w./*]*)`", text))
+    coming = {name for name in named if name.startswith("gemma4_gguf/server/")}
+    assert len(named) > 25 and not [name for name in named - coming if not list(ROOT.glob(name.rstrip("/")))]
+
+
+def test_the_reading_order_is_the_one_that_is_checked() -> None:
+    from test_imports import READING_ORDER
+
+    table = README[README.index("## How it is built") :]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    names = [re.findall(r"[\w.]+", re.sub(r"gemma4_gguf/", "", row)) for row in rows]
+    place = {name: i for i, row in enumerate(names) for name in row}
+    order = [sorted(stage - {"__main__"}, key=str) for stage in READING_ORDER]
+    places = [[place[name] for name in stage] for stage in order if stage]
+    assert [max(stage) for stage in places] == sorted(max(stage) for stage in places)
