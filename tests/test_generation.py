@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nano_samples import GREEDY, scene
 
-from gemma4_gguf import Session, ToolCall
+from gemma4_gguf import Session, ToolCall, generation, tools
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import ContextFullError, OptionError
+from gemma4_gguf.prompt import messages
 from gemma4_gguf.reply.stop_text import StopText
 
 TOOL = {
@@ -157,3 +159,28 @@ def test_stop_texts_are_found_wherever_chunks_end(pieces: list[str], stops: list
 def test_sampling_out_of_range(options: dict[str, Any], match: str, session: Session) -> None:
     with pytest.raises(OptionError, match=match):
         session.ask("detect", **options)
+
+
+def test_a_turn_is_checked_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ping(times: int) -> str:
+        """Answers."""
+        return "pong" * times
+
+    counts: Counter[str] = Counter()
+
+    def count(module: Any, name: str) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: counts.update([name]) or real(*args))
+
+    count(messages, "_check_message")
+    count(tools, "_from_function")
+    count(generation, "reply_rules")
+    session.ask("Hello!", tools=[ping], system="Be brief.", max_tokens=1)
+    assert counts == {"_check_message": 2, "_from_function": 1, "reply_rules": 1}
+    counts.clear()
+    chat = session.chat(tools=[ping], on_full="drop_oldest")
+    for turn in range(3):
+        counts["_check_message"] = 0
+        chat.send("Hello!", max_tokens=1)
+        assert counts["_check_message"] == 2 * turn + 1
+    assert counts["_from_function"] == 1, "declared when the chat was made"

@@ -17,7 +17,7 @@ from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.audio import load_audio
 from gemma4_gguf.media.image import PreparedImage, prepare_image
-from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, Audio, Image, ImageTokens
+from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, MODALITIES, Audio, Image, ImageTokens
 
 MAX_CACHED_BYTES = 256 << 20
 
@@ -110,7 +110,7 @@ class MediaEncoder:
         Raises:
             MessageError: there is none, or it does not.
         """
-        media = {"image": "pictures", "audio": "sounds", "video": "clips"}[kind]
+        media = f"{MODALITIES[kind].noun}s"
         if self._projector is None:
             raise MessageError(
                 f"This session takes no {media}: it was opened without a projector. Put the mmproj file of "
