@@ -1,4 +1,4 @@
-"""From a checkpoint to finished files: the mapping's plan, the recipe's types, one pass of the writer."""
+"""Conversion pipeline: a checkpoint → finished files, by plan and rules, in one pass of the writer."""
 
 from __future__ import annotations
 

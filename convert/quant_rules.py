@@ -1,4 +1,4 @@
-"""Which type every tensor of a file gets.
+"""Quantization rules: which type every tensor of a file gets.
 
 Two sets of rules meet here, both followed byte for byte as of llama.cpp 0c1e57098: those of its converter
 (F32, F16, BF16, Q8_0; conversion/base.py, prepare_tensors) and those of its quantizer (all other types;

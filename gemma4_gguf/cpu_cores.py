@@ -49,7 +49,7 @@ def _limits() -> Iterator[int]:
             except OSError:
                 continue
         try:
-            cores = round(int(quota) / int(period))
+            cores = int(quota) // int(period)  # one thread too many, and all wait for the one that is held up
         except (ValueError, ZeroDivisionError):  # "max"
             continue
         if int(quota) > 0:  # -1 is no limit, too

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import copy
+import pickle
 import subprocess
 import sys
 from fnmatch import fnmatch
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -34,6 +37,35 @@ def test_command_and_module_start_from_an_empty_directory(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (0, f"gemma4-gguf {gemma4_gguf.__version__}\n")
     (script,) = metadata.entry_points(group="console_scripts", name="gemma4-gguf")
     assert script.load().__module__ == "gemma4_gguf.cli.main"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "import gemma4_gguf.session"),
+        ("-m", "gemma4_gguf", "--version"),
+        ("__main__.py", "--version"),
+        ("demo.py",),
+    ],
+)
+def test_it_starts_in_its_own_folder(arguments: tuple[str, ...]) -> None:
+    """Files there that are called like modules of the standard library (types) must not take their place."""
+    done = start(*arguments, cwd=ROOT / "gemma4_gguf")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_everything_public_comes_with_a_star_and_through_a_pipe() -> None:
+    scope: dict[str, Any] = {}
+    exec("from gemma4_gguf import *", scope)
+    assert set(gemma4_gguf.__all__) <= set(scope)
+    for value in (
+        gemma4_gguf.SamplingOptions(seed=1, stop=("x",)),
+        gemma4_gguf.SessionOptions(n_ctx=9),
+        gemma4_gguf.Reply("text", tool_calls=(gemma4_gguf.ToolCall("a", "b", {"c": 1}),)),
+        gemma4_gguf.Image("a.png", 70),
+        gemma4_gguf.Box("a", 1, 2, 3, 4),
+    ):
+        assert pickle.loads(pickle.dumps(value)) == value == copy.deepcopy(value)
 
 
 def test_version_is_that_of_the_distribution() -> None:
