@@ -35,7 +35,8 @@ MODEL_TYPES = (
     "IQ4_XS", "Q3_K_M", "Q3_K_S", "Q2_K", "Q4_COMPACT",
 )
 VARYING = (
-    "seconds", "speed", "free_bytes", "places", "version", "packages", "path", "file", "model", "drawing",
+    "seconds", "convert_seconds", "open_seconds", "speed", "free_bytes", "places", "version", "packages",
+    "path", "file", "model", "drawing",
 )
 QUESTIONS = (
     "Hello!", "What is your name?", "My name is Anna. What is my name?", "What can you do?",
