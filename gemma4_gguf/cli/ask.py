@@ -8,10 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from gemma4_gguf.cli.options import (
+    REPLY_AS_JSON,
+    add_command,
+    add_json_option,
     add_model_options,
     add_sampling_options,
     add_schema_option,
     add_turn_options,
+    attachments,
     given,
     read_schema,
 )
@@ -29,19 +33,15 @@ Ask one question and print the answer as it comes.
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "ask",
-        help="Ask one question about text, pictures, clips or sounds.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, run, "ask", "Ask one question about text, pictures, clips or sounds.", DESCRIPTION
     )
     add_model_options(parser)
     parser.add_argument("prompt", nargs="*", metavar="TEXT", help="the question; - stands for standard input")
     add_turn_options(parser)
     add_sampling_options(parser)
     add_schema_option(parser)
-    parser.add_argument("--json", action="store_true", help="print the whole reply as JSON at its end")
-    parser.set_defaults(run=run)
+    add_json_option(parser, REPLY_AS_JSON)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,17 +49,16 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
     from gemma4_gguf.structured_output import as_constraint
-    from gemma4_gguf.types import Audio, Image, Part, Video
 
     schema = read_schema(args.schema)
     if schema is not None:
         as_constraint(schema)  # before a model is loaded for nothing
-    parts: list[Part] = [*map(Image, args.image), *map(Video, args.video), *map(Audio, args.audio)]
-    parts += [sys.stdin.read() if text == "-" else text for text in args.prompt]
+    words = [sys.stdin.read() if text == "-" else text for text in args.prompt]
     with open_session(args, quiet=args.json) as session:
         reply = show(
             session.stream(
-                *parts,
+                *attachments(args),
+                *words,
                 system=args.system,
                 thinking=args.think,
                 image_tokens=args.image_tokens,

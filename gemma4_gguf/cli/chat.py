@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gemma4_gguf.cli.options import add_model_options, add_sampling_options, add_turn_options
+from gemma4_gguf.cli.options import add_command, add_model_options, add_sampling_options, add_turn_options
 from gemma4_gguf.truncation import ON_FULL
 
 DESCRIPTION = """\
@@ -19,12 +19,7 @@ Talk to a model. Type /help in the conversation for its commands: /image, /audio
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "chat",
-        help="Talk to a model in the terminal.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "chat", "Talk to a model in the terminal.", DESCRIPTION)
     add_model_options(parser)
     add_turn_options(parser)
     add_sampling_options(parser)
@@ -34,7 +29,6 @@ def add_parser(commands: Any) -> None:
         help="when the context is full: an error (the default), or the oldest turns are left out",
     )
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save wrote")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

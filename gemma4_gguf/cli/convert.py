@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gemma4_gguf.cli.quantize import add_writing_options
+from gemma4_gguf.cli.options import add_command, add_hub_options, add_writing_options
 
 DESCRIPTION = """\
 Convert a Gemma 4 checkpoint to <Name>-<QUANT>.gguf, and its projector for pictures and sound to
@@ -19,12 +19,7 @@ mmproj-<Name>-<TYPE>.gguf beside it, in one pass.
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "convert",
-        help="Convert a checkpoint to GGUF.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "convert", "Convert a checkpoint to GGUF.", DESCRIPTION)
     parser.add_argument("source", metavar="SRC", help="directory of a checkpoint, or ORG/REPO on the hub")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="directory to write into")
     parser.add_argument(
@@ -36,10 +31,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--mmproj-type", default="BF16", metavar="TYPE", help="type of the projector (BF16)")
     parser.add_argument("--no-mmproj", action="store_true", help="write no projector")
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--token", help="access token (default: HF_TOKEN, else the stored login)")
+    add_hub_options(parser, "on the hub")
     add_writing_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from gemma4_gguf.cli.options import add_command, add_json_option
+
 DESCRIPTION = """\
 Convert the bundled checkpoint, a small Gemma 4 trained for this, to Q4_K_M with its projector; open it and
 let it show what it can: find things in a picture, and whatever else it has learned. Needs no network.
@@ -17,15 +19,9 @@ let it show what it can: find things in a picture, and whatever else it has lear
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "demo",
-        help="See it work, without a download.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "demo", "See it work, without a download.", DESCRIPTION)
     parser.add_argument("--keep", metavar="DIR", help="keep the GGUF files, samples and drawings there")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON, and nothing else")
-    parser.set_defaults(run=run)
+    add_json_option(parser, "print everything as JSON, and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:

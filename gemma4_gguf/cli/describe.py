@@ -7,7 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from gemma4_gguf.cli.options import add_image_tokens, add_model_options, add_sampling_options, given
+from gemma4_gguf.cli.options import (
+    REPLY_AS_JSON,
+    add_command,
+    add_image_tokens,
+    add_json_option,
+    add_model_options,
+    add_sampling_options,
+    add_think_option,
+    given,
+)
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.types import DEFAULT_FRAMES
 
@@ -21,16 +30,11 @@ Tell what a picture, a clip or a sound is about.
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "describe",
-        help="Describe a picture, a clip or a sound.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "describe", "Describe a picture, a clip or a sound.", DESCRIPTION)
     parser.add_argument("file", metavar="FILE", help="a picture, a clip or a sound")
     parser.add_argument("--prompt", metavar="TEXT", help="ask this instead of a description")
-    parser.add_argument("--think", action="store_true", help="let the model think first")
-    parser.add_argument("--json", action="store_true", help="print the whole reply as JSON at its end")
+    add_think_option(parser)
+    add_json_option(parser, REPLY_AS_JSON)
     add_image_tokens(parser)
     clip = parser.add_argument_group("clips", argument_default=argparse.SUPPRESS)
     clip.add_argument("--fps", type=float, metavar="X", help="frames taken per second (evenly spread)")
@@ -38,7 +42,6 @@ def add_parser(commands: Any) -> None:
     clip.add_argument("--no-sound", dest="sound", action="store_false", help="leave out the sound track")
     add_model_options(parser, first=False)
     add_sampling_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

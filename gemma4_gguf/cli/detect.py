@@ -7,7 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gemma4_gguf.cli.options import add_image_tokens, add_model_options, add_sampling_options, given
+from gemma4_gguf.cli.options import (
+    add_command,
+    add_image_tokens,
+    add_json_option,
+    add_model_options,
+    add_sampling_options,
+    add_think_option,
+    given,
+)
 from gemma4_gguf.options import SamplingOptions
 
 DESCRIPTION = """\
@@ -20,23 +28,17 @@ Find things in a picture: boxes, or with --points places to click, in pixels of 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "detect",
-        help="Find things in a picture.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "detect", "Find things in a picture.", DESCRIPTION)
     parser.add_argument("picture", metavar="PICTURE", help="any file that Pillow reads")
     parser.add_argument("what", metavar="WHAT", help='what to look for, such as "mugs" or "every object"')
     parser.add_argument("-o", "--out", metavar="FILE", help="draw what is found into this picture")
     parser.add_argument("--points", action="store_true", help="one place each instead of boxes")
     parser.add_argument("--prompt", metavar="TEXT", help="another question; {what} in it is replaced")
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.add_argument("--think", action="store_true", help="let the model think first")
+    add_json_option(parser, "print a JSON list")
+    add_think_option(parser)
     add_image_tokens(parser)
     add_model_options(parser, first=False)
     add_sampling_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,13 +6,15 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from gemma4_gguf.cli.options import add_command, add_json_option
+
+DESCRIPTION = "List the devices that the installed llama.cpp can compute on."
+
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    text = "List the devices that the installed llama.cpp can compute on."
-    parser = commands.add_parser("devices", help=text, description=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser = add_command(commands, run, "devices", DESCRIPTION, DESCRIPTION)
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemma4_gguf.cli.errors import EXIT_FAILURE
+from gemma4_gguf.cli.options import add_command, add_json_option
 from gemma4_gguf.cli.output import print_json, screen, size
 from gemma4_gguf.options import Device
 
@@ -35,15 +36,9 @@ and say what to install or set. The exit status is 0 if nothing is wrong, else 1
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "doctor",
-        help="Check this installation and its devices.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "doctor", "Check this installation and its devices.", DESCRIPTION)
     parser.add_argument("--device", choices=get_args(Device), default="auto", help="look at this one alone")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.set_defaults(run=run)
+    add_json_option(parser, "print everything as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

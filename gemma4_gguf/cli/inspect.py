@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from gemma4_gguf.cli.options import add_command, add_json_option
 from gemma4_gguf.cli.output import count, print_facts, print_json, print_table, size
 
 if TYPE_CHECKING:
@@ -20,16 +21,10 @@ projector can take in, and what it will need in memory.
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "inspect",
-        help="Show what a GGUF file holds and needs.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "inspect", "Show what a GGUF file holds and needs.", DESCRIPTION)
     parser.add_argument("file", metavar="FILE", help="a .gguf file, model or projector")
     parser.add_argument("--ctx", type=int, default=8192, metavar="N", help="tokens to plan memory for (8192)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

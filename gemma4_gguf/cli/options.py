@@ -4,20 +4,89 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.options import Device, KVType, SamplingOptions, SessionOptions
-from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS
+from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, MODALITIES, Audio, Media
 
 MODEL_VARIABLE = "GEMMA4_GGUF_MODEL"
+REPLY_AS_JSON = "print the whole reply as JSON at its end"
 _MODEL_HELP = "a .gguf file, or ORG/REPO[:QUANT] on the hub"
 
 
+def add_command(
+    commands: Any, run: Callable[[argparse.Namespace], int], name: str, summary: str, description: str
+) -> argparse.ArgumentParser:
+    """Adds a subcommand.
+
+    Args:
+        commands: the subparsers of the main parser.
+        run: takes the parsed options and returns the exit code.
+        name: what is typed.
+        summary: one sentence, for the list of all commands.
+        description: what stands above the options in its own help; line breaks are kept.
+
+    Returns:
+        Its parser, to which the options are added.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_json_option(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
+    """Adds --json.
+
+    Args:
+        parser: of the command.
+        text: the help, where there is more to say.
+    """
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --quiet and --json, for a command that shows progress.
+
+    Args:
+        parser: of the command.
+    """
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    add_json_option(parser)
+
+
+def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of every command that writes GGUF files.
+
+    Args:
+        parser: of the command.
+    """
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--threads", type=int, metavar="N", help="encoding threads (default: all cores)")
+    add_output_options(parser)
+
+
+def add_hub_options(parser: argparse.ArgumentParser, revision: str) -> None:
+    """Adds --revision and --token: fields of HubOptions.
+
+    Args:
+        parser: of the command.
+        revision: the end of the help: whose branch, or which one is the default.
+    """
+    parser.add_argument("--revision", help=f"branch, tag or commit {revision}")
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, else the stored login)")
+
+
 def add_model_options(parser: argparse.ArgumentParser, *, first: bool = True) -> None:
-    """The model and how it is opened: fields of SessionOptions.
+    """Adds the model and how it is opened: fields of SessionOptions.
 
     Args:
         parser: of the command.
@@ -41,7 +110,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, first: bool = True) ->
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn: fields of SamplingOptions."""
+    """Adds how tokens are drawn: fields of SamplingOptions.
+
+    Args:
+        parser: of the command.
+    """
     group = parser.add_argument_group(
         "sampling (default: what the model file recommends)", argument_default=argparse.SUPPRESS
     )
@@ -54,18 +127,49 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_turn_options(parser: argparse.ArgumentParser) -> None:
-    """What goes with the words."""
+    """Adds what goes with the words of a turn: attachments, and fields of TurnOptions.
+
+    Args:
+        parser: of the command.
+    """
     group = parser.add_argument_group("turn")
-    group.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; repeatable")
-    group.add_argument("--audio", action="append", default=[], metavar="FILE", help="a sound; repeatable")
-    group.add_argument("--video", action="append", default=[], metavar="FILE", help="a clip; repeatable")
+    for kind, modality in MODALITIES.items():
+        text = f"a {modality.noun}; repeatable"
+        group.add_argument(f"--{kind}", action="append", default=[], metavar="FILE", help=text)
     group.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
-    group.add_argument("--think", action="store_true", help="let the model think first")
+    add_think_option(group)
     add_image_tokens(group)
 
 
+def attachments(args: argparse.Namespace) -> list[Media]:
+    """Media that `add_turn_options` took.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Kind by kind, each in the order typed.
+    """
+    # Sounds come last, as the sound of a clip comes after its frames.
+    modalities = sorted(MODALITIES.values(), key=lambda modality: modality.type is Audio)
+    return [modality.type(file) for modality in modalities for file in getattr(args, modality.kind)]
+
+
+def add_think_option(group: argparse._ActionsContainer) -> None:
+    """Adds --think.
+
+    Args:
+        group: of options, or a parser.
+    """
+    group.add_argument("--think", action="store_true", help="let the model think first")
+
+
 def add_image_tokens(group: argparse._ActionsContainer) -> None:
-    """The budget of pictures."""
+    """Adds the budget of pictures.
+
+    Args:
+        group: of options, or a parser.
+    """
     group.add_argument(
         "--image-tokens",
         type=_budget,
@@ -76,7 +180,11 @@ def add_image_tokens(group: argparse._ActionsContainer) -> None:
 
 
 def add_schema_option(parser: argparse.ArgumentParser) -> None:
-    """What the answer must be."""
+    """Adds what the answer must be.
+
+    Args:
+        parser: of the command.
+    """
     parser.add_argument(
         "--schema",
         metavar="SCHEMA",
@@ -86,7 +194,13 @@ def add_schema_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_schema(given: str | None) -> Any:
-    """The value for `schema=` of what was typed: the text of a file, a JSON object, a grammar or a pattern.
+    """The value for `schema=` of what was typed.
+
+    Args:
+        given: the name of a .json or .gbnf file, or such a text itself, or a regular expression.
+
+    Returns:
+        A JSON schema as a dict, a grammar or a pattern as text; None for None.
 
     Raises:
         SchemaError: a file or a JSON text cannot be read.
@@ -108,5 +222,13 @@ def _budget(text: str) -> int | str:
 
 
 def given(args: argparse.Namespace, kind: type[SessionOptions] | type[SamplingOptions]) -> dict[str, Any]:
-    """The fields of an option type that were typed."""
+    """The fields of an option type that were typed.
+
+    Args:
+        args: parsed options.
+        kind: the option type.
+
+    Returns:
+        Value by field name, for those that were typed alone.
+    """
     return {field.name: getattr(args, field.name) for field in fields(kind) if hasattr(args, field.name)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from gemma4_gguf.cli.options import add_command, add_hub_options, add_output_options
+
 DESCRIPTION = """\
 Download what a session or a conversion reads, into the cache that all Hugging Face tools share. An
 interrupted download goes on where it stopped.
@@ -16,18 +18,10 @@ interrupted download goes on where it stopped.
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "pull",
-        help="Download a model from the hub.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "pull", "Download a model from the hub.", DESCRIPTION)
     parser.add_argument("source", metavar="ORG/REPO[:QUANT]", help="id on the hub")
-    parser.add_argument("--revision", help="branch, tag or commit (default: the main branch)")
-    parser.add_argument("--token", help="access token (default: HF_TOKEN, else the stored login)")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    add_hub_options(parser, "(default: the main branch)")
+    add_output_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

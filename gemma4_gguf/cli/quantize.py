@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gemma4_gguf.cli.options import add_command, add_writing_options
+
 DESCRIPTION = """\
 Write a GGUF model or projector again in another type, as llama.cpp's own quantizer would.
 
@@ -15,25 +17,11 @@ Write a GGUF model or projector again in another type, as llama.cpp's own quanti
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "quantize",
-        help="Write a GGUF file again in another type.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "quantize", "Write a GGUF file again in another type.", DESCRIPTION)
     parser.add_argument("source", metavar="IN.gguf", help="file of type F32, F16, BF16 or Q8_0")
     parser.add_argument("quant", metavar="TYPE", help="such as Q4_K_M; an unknown one lists all")
     parser.add_argument("-o", "--out", help="file or directory to write (default: beside the source)")
     add_writing_options(parser)
-    parser.set_defaults(run=run)
-
-
-def add_writing_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that writes GGUF files."""
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--threads", type=int, metavar="N", help="encoding threads (default: all cores)")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:

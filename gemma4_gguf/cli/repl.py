@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shlex
 import sys
@@ -13,23 +14,26 @@ from pathlib import Path
 from rich.markup import escape
 
 from gemma4_gguf.chat import Chat
-from gemma4_gguf.cli.options import given
+from gemma4_gguf.cli.options import attachments, given
 from gemma4_gguf.cli.output import hint
 from gemma4_gguf.cli.stream import show
 from gemma4_gguf.errors import Gemma4Error
 from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.session import Session
 from gemma4_gguf.truncation import OnFull
-from gemma4_gguf.types import Audio, Image, Part, Video
+from gemma4_gguf.types import MODALITIES, Media, Part
 
 PROMPT = "\001\033[1;36m\002› \001\033[0m\002"  # \001 and \002 keep readline from counting the colours
 MORE = "… "
 FENCE = '"""'
-_WORDS = ("image", "audio", "video", "think", "save", "load", "reset", "help", "exit")
-HELP = """\
-/image FILE [TEXT]   attach a picture, to the next turn or with TEXT to this one
-/audio FILE [TEXT]   attach a sound
-/video FILE [TEXT]   attach a clip
+_WORDS = (*MODALITIES, "think", "save", "load", "reset", "help", "exit")
+_ATTACHING = [
+    f"{f'/{kind} FILE [TEXT]':<20} attach a {modality.noun}" for kind, modality in MODALITIES.items()
+]
+_ATTACHING[0] += ", to the next turn or with TEXT to this one"
+_ATTACHING_HELP = "\n".join(_ATTACHING)
+HELP = f"""\
+{_ATTACHING_HELP}
 /think [on|off]      let the model think before it answers
 /save FILE           write the conversation to a file
 /load FILE           go on with one that was saved
@@ -51,15 +55,12 @@ class Repl:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
         self._sampling = given(args, SamplingOptions)
-        self._attached: list[Part] = [
-            *map(Image, args.image),
-            *map(Video, args.video),
-            *map(Audio, args.audio),
-        ]
+        self._attached: list[Part] = [*attachments(args)]
         self._commands: dict[str, Callable[[str], None]] = {
-            "/image": lambda rest: self._attach(Image, rest),
-            "/audio": lambda rest: self._attach(Audio, rest),
-            "/video": lambda rest: self._attach(Video, rest),
+            f"/{kind}": functools.partial(self._attach, modality.type)
+            for kind, modality in MODALITIES.items()
+        }
+        self._commands |= {
             "/think": self._think,
             "/save": self._save,
             "/load": self._load,
@@ -100,7 +101,7 @@ class Repl:
         except Gemma4Error as error:
             hint("[red]error:[/] ", str(error))
 
-    def _attach(self, kind: type[Image | Audio | Video], rest: str) -> None:
+    def _attach(self, kind: type[Media], rest: str) -> None:
         try:
             words = shlex.split(rest)
         except ValueError:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.cli.options import add_model_options, add_sampling_options, given
+from gemma4_gguf.cli.options import add_command, add_model_options, add_sampling_options, given
 from gemma4_gguf.options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ itself.
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "transcribe",
-        help="Write down what is said in a sound.",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "transcribe", "Write down what is said in a sound.", DESCRIPTION)
     parser.add_argument("sound", metavar="SOUND", help="any file with sound, clips too")
     parser.add_argument("-o", "--out", metavar="FILE", help="write there; its suffix tells the format")
     parser.add_argument("--format", choices=KINDS, help="default: the suffix of FILE, or txt")
@@ -50,7 +45,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_model_options(parser, first=False)
     add_sampling_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
