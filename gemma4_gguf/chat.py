@@ -248,12 +248,7 @@ class Chat:
             return None
         settings: TurnOptions = {"tools": self.tools, "thinking": self.thinking}  # type: ignore[typeddict-item]
         turn = read_turn([*self.messages, *_next_messages(self.messages)], settings, self._session.sampling)
-        prompt = self._session.prompts.write(
-            turn.messages,
-            tools=turn.declarations,
-            thinking=turn.thinking,
-            image_tokens=self.image_tokens,
-        )
+        prompt = replace(turn, image_tokens=self.image_tokens).prompt(self._session.prompts)
         return self._session.engine.export_sequence(self, prompt.items)
 
     def _new_messages(self, parts: Sequence[Part]) -> list[Message]:

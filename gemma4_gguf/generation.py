@@ -45,6 +45,27 @@ class Turn:
     image_tokens: ImageTokens | None = None
     rules: ReplyRules = field(default_factory=ReplyRules)
 
+    def prompt(self, prompts: PromptWriter) -> Prompt:
+        """What the model reads.
+
+        Args:
+            prompts: of the engine that answers.
+
+        Returns:
+            Token ids and media spans.
+
+        Raises:
+            MessageError: media that this model cannot take.
+            MediaError: media that cannot be read.
+            TemplateError: the template refuses the conversation.
+        """
+        return prompts.write(
+            self.messages,
+            tools=self.declarations,
+            thinking=self.thinking,
+            image_tokens=self.image_tokens,
+        )
+
 
 def read_turn(messages: Sequence[Mapping[str, Any]], options: TurnOptions, sampling: SamplingOptions) -> Turn:
     """Checks a conversation and what was said beside it.
@@ -94,12 +115,7 @@ class Generation:
     def __init__(
         self, engine: Engine, prompts: PromptWriter, turn: Turn, *, owner: object | None = None
     ) -> None:
-        prompt = prompts.write(
-            turn.messages,
-            tools=turn.declarations,
-            thinking=turn.thinking,
-            image_tokens=turn.image_tokens,
-        )
+        prompt = turn.prompt(prompts)
         self.reply = Reply(finish_reason="cancelled")
         self._engine, self._turn, self._rules = engine, turn, turn.rules
         engine.context.require_room(prompt.n_tokens)

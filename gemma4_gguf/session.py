@@ -388,13 +388,7 @@ class Session:
             messages: as for `complete`.
             options: as for `ask`.
         """
-        turn = read_turn(messages, options, self.sampling)
-        return self.prompts.write(
-            turn.messages,
-            tools=turn.declarations,
-            thinking=turn.thinking,
-            image_tokens=turn.image_tokens,
-        )
+        return read_turn(messages, options, self.sampling).prompt(self.prompts)
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Text to token ids, without <bos>.

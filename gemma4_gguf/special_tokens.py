@@ -5,23 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 
+from gemma4_gguf.types import MODALITIES
+
+CHANNEL_OPEN, CHANNEL_CLOSE = "<|channel>", "<channel|>"
+CALL_OPEN, CALL_CLOSE = "<|tool_call>", "<tool_call|>"
+RESPONSE_OPEN, RESPONSE_CLOSE = "<|tool_response>", "<tool_response|>"
+QUOTE = '<|"|>'  # around texts in the arguments of a call
+TURN_OPEN, TURN_CLOSE = "<|turn>", "<turn|>"
+# Those that the model writes or that end what it writes: name in `Markers` → text.
 MARKER_TEXT = {
-    "channel_open": "<|channel>",
-    "channel_close": "<channel|>",
-    "call_open": "<|tool_call>",
-    "call_close": "<tool_call|>",
-    "response_open": "<|tool_response>",
-    "response_close": "<tool_response|>",
-    "quote": '<|"|>',
-    "turn_open": "<|turn>",
-    "turn_close": "<turn|>",
+    "channel_open": CHANNEL_OPEN,
+    "channel_close": CHANNEL_CLOSE,
+    "call_open": CALL_OPEN,
+    "call_close": CALL_CLOSE,
+    "response_open": RESPONSE_OPEN,
+    "response_close": RESPONSE_CLOSE,
+    "quote": QUOTE,
+    "turn_open": TURN_OPEN,
+    "turn_close": TURN_CLOSE,
 }
 
-MEDIA_KINDS = ("image", "audio", "video")
 # What the template writes where a medium goes, and what stands before and after its soft tokens.
-PLACEHOLDERS = {kind: f"<|{kind}|>" for kind in MEDIA_KINDS}
-MEDIA_BEGIN = {kind: f"<|{kind}>" for kind in MEDIA_KINDS}
-MEDIA_END = {kind: f"<{kind}|>" for kind in MEDIA_KINDS}
+PLACEHOLDERS = {kind: f"<|{kind}|>" for kind in MODALITIES}
+MEDIA_BEGIN = {kind: f"<|{kind}>" for kind in MODALITIES}
+MEDIA_END = {kind: f"<{kind}|>" for kind in MODALITIES}
+
+# A model never has a reason to write these, and a grammar or a media span breaks when it does.
+NEVER_WRITTEN = frozenset(
+    (
+        *("<pad>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<|think|>", "<|tool>", "<tool|>"),
+        *PLACEHOLDERS.values(),
+        *MEDIA_BEGIN.values(),
+        *MEDIA_END.values(),
+    )
+)
+
+_PRIVATE_USE = range(0xE000, 0xF900)  # characters that no text of people holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +88,16 @@ class Markers:
         found = {getattr(self, field.name): field.name for field in fields(self) if field.name != "silent"}
         found.pop(None, None)
         return found
+
+
+def unused_character(texts: Iterable[str]) -> str:
+    """A character that can stand for a marker among texts.
+
+    Args:
+        texts: of any length.
+
+    Returns:
+        The first private-use character that is in none of them.
+    """
+    used = set().union(*map(set, texts))
+    return next(chr(code) for code in _PRIVATE_USE if chr(code) not in used)

@@ -110,11 +110,15 @@ def tool_constraint(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True
 
 
 def _cut(text: str) -> IncompleteReplyError:
-    shown = text if len(text) <= 200 else f"{text[:100]} … {text[-100:]}"
     return IncompleteReplyError(
-        f"the reply was cut off before it was complete: {shown!r}. Allow more tokens (max_tokens, n_ctx).",
+        f"the reply was cut off before it was complete: {_shortened(text)!r}. Allow more tokens "
+        "(max_tokens, n_ctx).",
         text=text,
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:100]} … {text[-100:]}"
 
 
 def _pattern(schema: str | re.Pattern[str]) -> Constraint:
@@ -253,8 +257,8 @@ def cut(reply: Reply) -> IncompleteReplyError:
     """The error of a reply that ended too early."""
     ran_out = reply.finish_reason == "length"
     why = "Allow more tokens (max_tokens, n_ctx)." if ran_out else "A stop text ended it; choose another."
-    shown = reply.text if len(reply.text) <= 200 else f"{reply.text[:100]} … {reply.text[-100:]}"
-    where = "in its thought" if ran_out and not reply.text and reply.thinking else f"at {shown!r}"
+    in_thought = ran_out and not reply.text and reply.thinking
+    where = "in its thought" if in_thought else f"at {_shortened(reply.text)!r}"
     return IncompleteReplyError(f"The reply was cut off {where}. {why}", text=reply.text, reply=reply)
 
 

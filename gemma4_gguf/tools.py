@@ -18,7 +18,7 @@ import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from gemma4_gguf.errors import ToolError
-from gemma4_gguf.types import ToolCall, ToolLike, modality_of
+from gemma4_gguf.types import Media, ToolCall, ToolLike
 
 MAX_NAME = 64
 
@@ -250,10 +250,10 @@ def _waited(run: Callable[..., Any], arguments: dict[str, Any], timeout_s: float
 
 def _readable(value: Any) -> Any:
     """What a function returned, as the model can read it: text, JSON, or texts and media in order."""
-    if modality_of(value):
+    if isinstance(value, Media):
         return [value]
-    if isinstance(value, (list, tuple)) and any(map(modality_of, value)):
-        return [item if modality_of(item) else _text(item) for item in value]
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Media) for item in value):
+        return [item if isinstance(item, Media) else _text(item) for item in value]
     return _text(value)
 
 

@@ -42,7 +42,7 @@ def save_picture(picture: PILImage.Image, path: Path) -> None:
         picture.save(content, picture_format(path))
         path.write_bytes(content.getvalue())
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise _not_written(path, error) from error
 
 
 @contextmanager
@@ -74,13 +74,17 @@ def growing_text(path: Path | None) -> Iterator[Callable[[str], None]]:
             yield write
         part.replace(path)
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise _not_written(path, error) from error
     except BaseException:
         if part.exists() and part.stat().st_size:
             hint("", f"What was done is in {part}.")
         else:
             part.unlink(missing_ok=True)
         raise
+
+
+def _not_written(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"Cannot write {path}: {error.strerror or error}.")
 
 
 def _write_out(text: str) -> None:
@@ -100,13 +104,13 @@ def time_progress(title: str, total_s: float, *, quiet: bool = False) -> Iterato
     Yields:
         What to call with the seconds done.
     """
-    whole = f" of {_clock(total_s)}" if total_s else ""
+    whole = f" of {_minutes(total_s)}" if total_s else ""
     console = screen(stderr=True)
     if quiet or (console.is_terminal and sys.stdout.isatty()):  # there the text itself grows
         yield lambda done_s: None
     elif console.is_terminal:
         with console.status(f"[dim]{title}") as status:
-            yield lambda done_s: status.update(f"[dim]{title}: {_clock(done_s)}{whole}")
+            yield lambda done_s: status.update(f"[dim]{title}: {_minutes(done_s)}{whole}")
     else:
         last = time.monotonic()
 
@@ -114,11 +118,12 @@ def time_progress(title: str, total_s: float, *, quiet: bool = False) -> Iterato
             nonlocal last
             if time.monotonic() - last >= PLAIN_EVERY_S:
                 last = time.monotonic()
-                sys.stderr.write(f"{title}: {_clock(done_s)}{whole}\n")
+                sys.stderr.write(f"{title}: {_minutes(done_s)}{whole}\n")
 
         yield line
 
 
-def _clock(seconds: float) -> str:
+def _minutes(seconds: float) -> str:
+    """Minutes and seconds: 1:07."""
     minutes, s = divmod(int(seconds), 60)
     return f"{minutes}:{s:02d}"

@@ -102,10 +102,7 @@ class Repl:
             hint("[red]error:[/] ", str(error))
 
     def _attach(self, kind: type[Media], rest: str) -> None:
-        try:
-            words = shlex.split(rest)
-        except ValueError:
-            words = [rest]
+        words = _words(rest)
         path = Path(words[0]).expanduser() if words else None
         if path is None or not path.is_file():
             hint("[red]error:[/] ", f"{path or 'Nothing'} is no file. Quote a name with spaces.")
@@ -152,11 +149,16 @@ class Repl:
         hint("[dim]", f"{path}: going on after {n_turns} turns")
 
 
-def _one_path(rest: str, usage: str) -> Path | None:
+def _words(rest: str) -> list[str]:
+    """What follows a command, split as a shell does; whole where a quote is not closed."""
     try:
-        words = shlex.split(rest)
+        return shlex.split(rest)
     except ValueError:
-        words = [rest]
+        return [rest]
+
+
+def _one_path(rest: str, usage: str) -> Path | None:
+    words = _words(rest)
     if len(words) == 1:
         return Path(words[0]).expanduser()
     hint("[red]error:[/] ", f"{usage} takes one file. Quote a name with spaces.")

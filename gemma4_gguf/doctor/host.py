@@ -215,10 +215,10 @@ def place(what: str, path: Path) -> Place:
             probe.flush()
         return Place(what, str(path), shutil.disk_usage(there).free)
     except OSError as error:
-        return Place(what, str(path), _free(there), error.strerror or str(error))
+        return Place(what, str(path), _free_bytes(there), error.strerror or str(error))
 
 
-def _free(path: Path) -> int:
+def _free_bytes(path: Path) -> int:
     try:
         return shutil.disk_usage(path).free
     except OSError:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gemma4_gguf.engine.token_stream import log_probabilities
 from gemma4_gguf.errors import CheckpointError
 from gemma4_gguf.media.image import read_image
 from gemma4_gguf.tasks.boxes import Box, read_boxes
@@ -83,10 +84,8 @@ class Numbers:
         Returns:
             float64 [n]; infinite where the logits are no numbers.
         """
-        taken = logits[self.rows].astype(np.float64)
-        shifted = taken - taken.max(axis=-1, keepdims=True)
-        log_all = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-        q = _with_rest(np.take_along_axis(log_all, self.tokens, axis=-1))
+        found = log_probabilities(logits[self.rows])
+        q = _with_rest(np.take_along_axis(found, self.tokens, axis=-1))
         p = _with_rest(self.log_probabilities.astype(np.float64))
         kl = (np.exp(p) * (p - q)).sum(axis=-1)
         return np.where(np.isfinite(kl), kl, np.inf)
@@ -195,7 +194,11 @@ def same_boxes(expected: Sequence[Box], found: Sequence[Box]) -> bool:
     """
     left = list(found)
     for box in expected:
-        fits = [other for other in left if other.label == box.label and _overlap(box, other) >= SAME_BOX]
+        fits = [
+            other
+            for other in left
+            if other.label == box.label and _intersection_over_union(box, other) >= SAME_BOX
+        ]
         if not fits:
             return False
         left.remove(fits[0])
@@ -211,8 +214,7 @@ def likeliest(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         The TOP likeliest tokens of each, int32 [n, TOP], and their log-probabilities, float32 [n, TOP].
     """
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    log_all = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    log_all = log_probabilities(logits)
     tokens = np.argsort(-log_all, axis=-1, kind="stable")[:, :TOP]
     return tokens.astype(np.int32), np.take_along_axis(log_all, tokens, axis=-1).astype(np.float32)
 
@@ -281,14 +283,14 @@ def _medium(row: Mapping[str, Any] | None) -> Medium | None:
     return None if row is None else Medium(**row)
 
 
-def _with_rest(log_probabilities: np.ndarray) -> np.ndarray:
-    """The probabilities with what is missing to one as a last column."""
-    rest = np.log(np.clip(1 - np.exp(log_probabilities).sum(axis=-1, keepdims=True), 1e-9, 1))
-    return np.concatenate([log_probabilities, rest], axis=-1)
+def _with_rest(scores: np.ndarray) -> np.ndarray:
+    """Log-probabilities, with that of all other tokens together as a last column."""
+    rest = np.log(np.clip(1 - np.exp(scores).sum(axis=-1, keepdims=True), 1e-9, 1))
+    return np.concatenate([scores, rest], axis=-1)
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
+def _intersection_over_union(a: Box, b: Box) -> float:
+    """Share of the area of two boxes that is in both, 0 to 1."""
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
     if width <= 0 or height <= 0:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gemma4_gguf.doctor.host import INSTRUCTION_SETS, Machine
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.prefix_reuse import Reuse
 from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import SessionOptions
+from gemma4_gguf.special_tokens import TURN_OPEN
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
 TEXT_BATCH = 512
@@ -107,7 +108,7 @@ class Context:
         # llama_kv_cache_iswa: cells of the sliding-window layers
         n_cells = n_all if options.swa_full else n_swa * options.n_seq + self.n_batch
         n_cells += -n_cells % SWA_PADDING
-        turn = self.model.token_id("<|turn>")
+        turn = self.model.token_id(TURN_OPEN)
         return Reuse(
             self._lib,
             self.handle,

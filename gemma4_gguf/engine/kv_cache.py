@@ -12,14 +12,10 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gemma4_gguf.errors import EngineError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,10 +165,7 @@ class SequencePool:
         try:
             yield state
         finally:
-            with self._changed:
-                self._holders.remove(me)
-                self._free.append(state)
-                self._changed.notify()
+            self._give_back(state, me)
 
     @contextmanager
     def lend_own(self, owner: object) -> Iterator[SequenceState | None]:
@@ -181,21 +174,25 @@ class SequencePool:
         Raises:
             EngineError: it is in mid-reply.
         """
+        me = threading.get_ident()
         with self._changed:
             states = [s for s in self.states if s.owner is not None and s.owner() is owner]
             if any(state not in self._free for state in states):
                 raise EngineError("This conversation is in mid-reply. Finish or close the stream first.")
             if states:
                 self._free.remove(states[0])
-                self._holders.append(threading.get_ident())
+                self._holders.append(me)
         try:
             yield states[0] if states else None
         finally:
             if states:
-                with self._changed:
-                    self._holders.remove(threading.get_ident())
-                    self._free.append(states[0])
-                    self._changed.notify()
+                self._give_back(states[0], me)
+
+    def _give_back(self, state: SequenceState, holder: int) -> None:
+        with self._changed:
+            self._holders.remove(holder)
+            self._free.append(state)
+            self._changed.notify()
 
     def _choose(self, items: Sequence[Item], owner: object | None) -> SequenceState:
         """One's own; else an empty one rather than what another needs or much is thrown away of."""

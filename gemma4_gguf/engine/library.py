@@ -208,6 +208,3 @@ def _ggml(name: str, result: Any, *arguments: Any) -> Any:
             prototype = ctypes.CFUNCTYPE(result, *arguments)
             return prototype(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)
     raise EngineError(f"llama.cpp lacks {name}. Reinstall {DISTRIBUTION}.")
-
-
-# Threads

@@ -21,13 +21,12 @@ from gemma4_gguf.engine.compute_thread import compute
 from gemma4_gguf.engine.model import path_bytes
 from gemma4_gguf.engine.projector_patches import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
-from gemma4_gguf.files.projector_file import check_layout
+from gemma4_gguf.files.projector_file import SAMPLES_PER_TOKEN, check_layout
 from gemma4_gguf.media.audio import MAX_SAMPLES, MIN_SAMPLES
 from gemma4_gguf.media.mel import count_tokens
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
 MAX_IMAGE_TOKENS = max(IMAGE_TOKEN_BUDGETS)
-_SAMPLES_PER_TOKEN = 640  # of the 12B's audio part
 _OVERFLOW = 1e30
 
 
@@ -136,7 +135,7 @@ class Projector:
             )
         if self.layout.has_conformer:
             return count_tokens(len(samples))
-        return -(-len(samples) // _SAMPLES_PER_TOKEN)
+        return -(-len(samples) // SAMPLES_PER_TOKEN)
 
     def encode_image(self, pixels: np.ndarray) -> np.ndarray:
         """Embeddings of a prepared picture.

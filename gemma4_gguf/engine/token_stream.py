@@ -153,11 +153,11 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
     """Natural logarithms of the probabilities behind logits.
 
     Args:
-        logits: float32 [n_vocab].
+        logits: float32 [..., n_vocab].
 
     Returns:
-        float64 [n_vocab].
+        float64 of the same shape.
     """
     scores = logits.astype(np.float64)
-    scores -= scores.max()
-    return scores - np.log(np.exp(scores).sum())
+    scores -= scores.max(axis=-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))

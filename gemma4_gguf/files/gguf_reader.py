@@ -20,7 +20,8 @@ from gemma4_gguf.errors import GGUFError
 from gemma4_gguf.files.gguf_header import ALIGNMENT, ARRAY, MAGIC, SCALARS, STRING, pad
 from gemma4_gguf.files.read_at import fill
 
-MODEL_ARCHITECTURES = ("gemma4", "gemma4-assistant")
+MODEL_ARCHITECTURE, DRAFTER_ARCHITECTURE = "gemma4", "gemma4-assistant"
+MODEL_ARCHITECTURES = (MODEL_ARCHITECTURE, DRAFTER_ARCHITECTURE)
 PROJECTOR_ARCHITECTURE = "clip"
 PROJECTOR_TYPES = ("gemma4v", "gemma4a", "gemma4uv", "gemma4ua")
 

@@ -13,15 +13,22 @@ from typing import Any
 from gguf.constants import LlamaFileType
 
 from gemma4_gguf.files.file_report import Attention, FileReport, Memory, Projector, Template, TensorGroup
-from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.files.gguf_reader import (
+    DRAFTER_ARCHITECTURE,
+    GGUFFile,
+    TensorInfo,
+    open_gguf,
+    require_gemma4,
+)
 from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
 from gemma4_gguf.files.quant_types import MODEL_TYPES, QUANT_TYPES, RECIPE_KEY
+from gemma4_gguf.special_tokens import CALL_OPEN, CHANNEL_CLOSE, CHANNEL_OPEN
 
 _CELLS = 256  # llama.cpp rounds both caches up to this many positions
 _F16_BYTES = 2
-_TOOL_CALL = "<|tool_call>call:"
+_TOOL_CALL = f"{CALL_OPEN}call:"
 _CURRENT_TEMPLATE = "{#- OpenAI Chat Completions:"
-_EMPTY_THOUGHT = re.compile(r"<\|channel>thought(\\n|\n)<channel\|>")
+_EMPTY_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}thought(\\n|\n){re.escape(CHANNEL_CLOSE)}")
 # Layers, per-layer embeddings, experts, and the range of parameters in billions.
 _MEMBERS = (
     ("E2B", 35, True, False, 3, 6),
@@ -90,7 +97,7 @@ def _model_report(
     n_experts = keys.first_layer("expert_count", default=0)
     n_used = keys.first_layer("expert_used_count", default=0)
     suppressed = file.metadata.get("tokenizer.ggml.suppress_tokens")
-    drafter = file.architecture != "gemma4"
+    drafter = file.architecture == DRAFTER_ARCHITECTURE
     if drafter:
         member = _DRAFTED.get(keys.first_layer("embedding_length_out", default=0), "custom")
     else:

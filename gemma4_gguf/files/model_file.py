@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gemma4_gguf.errors import GGUFError
-from gemma4_gguf.files.gguf_reader import GGUFFile, Metadata, open_gguf, require_gemma4
+from gemma4_gguf.files.gguf_reader import (
+    DRAFTER_ARCHITECTURE,
+    MODEL_ARCHITECTURE,
+    GGUFFile,
+    Metadata,
+    open_gguf,
+    require_gemma4,
+)
 from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
+from gemma4_gguf.special_tokens import NEVER_WRITTEN, TURN_CLOSE, TURN_OPEN
 
 IMAGE_ATTENTION_KEY = "general.gemma4.image_attention"
 
-_ARCH = "gemma4"
-_DRAFTER = "gemma4-assistant"
+_TOKENIZER = "gemma4"  # another one splits text wrongly
 _MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 _CONTROL, _USER_DEFINED, _UNUSED_TYPE = 3, 4, 5  # enum llama_token_type
-_TURN_MARKERS = ("<|turn>", "<turn|>")
-# A model never has a reason to write these, and a grammar or a media span breaks when it does.
-_MODALITIES = ("image", "audio")
-_NEVER_WRITTEN = frozenset(
-    ["<pad>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<|think|>", "<|tool>", "<tool|>", "<|video|>"]
-    + [form.format(kind) for kind in _MODALITIES for form in ("<|{}>", "<|{}|>", "<{}|>")]
-)
 _UNUSED = re.compile(r"<unused\d+>")
 _VOCABULARY_ARRAYS = {
     "tokens": "[STRING]",
@@ -109,13 +109,13 @@ def check_model(path: str | Path) -> ModelFacts:
         raise GGUFError(
             f"{file.path} is a projector, not a model. Open the model file and pass this one as projector=."
         )
-    if file.architecture == _DRAFTER:
+    if file.architecture == DRAFTER_ARCHITECTURE:
         raise GGUFError(
-            f"{file.path} is a drafter (gemma4-assistant): it reads the cache of its big model and cannot "
-            "answer by itself. Open the model it belongs to."
+            f"{file.path} is a drafter ({DRAFTER_ARCHITECTURE}): it reads the cache of its big model and "
+            "cannot answer by itself. Open the model it belongs to."
         )
     view = MetadataView(file.metadata, file.path)
-    keys = view.section(_ARCH)
+    keys = view.section(MODEL_ARCHITECTURE)
     n_layer = keys.integer("block_count", minimum=2, maximum=MAX_LAYERS)
     _check_attention(keys, n_layer)
     _check_experts(keys, n_layer)
@@ -194,7 +194,7 @@ def _check_experts(keys: MetadataView, n_layer: int) -> None:
 
 def _check_vocabulary(file: GGUFFile, view: MetadataView) -> int:
     vocabulary = view.section("tokenizer.ggml")
-    vocabulary.text("model", one_of=(_ARCH,))  # another one splits text wrongly
+    vocabulary.text("model", one_of=(_TOKENIZER,))
     _check_vocabulary_arrays(file.metadata, vocabulary)
     tokens, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
     ids = {token: i for i, token in enumerate(tokens)}
@@ -203,14 +203,14 @@ def _check_vocabulary(file: GGUFFile, view: MetadataView) -> int:
         raise vocabulary.error("tokens", "each token once", found=f"has {n_twice} tokens that occur twice")
     for key in ("bos_token_id", "eos_token_id"):
         vocabulary.integer(key, minimum=0, maximum=len(tokens) - 1)
-    for marker in _TURN_MARKERS:
+    for marker in (TURN_OPEN, TURN_CLOSE):
         if marker not in ids or types[ids[marker]] not in (_CONTROL, _USER_DEFINED):
             raise vocabulary.error(
                 "token_type",
                 "one, so that the model sees where turns begin and end",
                 found=f"says that {marker} is no control token",
             )
-    shape = (len(tokens), view.section(_ARCH).integer("embedding_length"))
+    shape = (len(tokens), view.section(MODEL_ARCHITECTURE).integer("embedding_length"))
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or embedding.shape != shape:
         found = "is missing" if embedding is None else f"has shape {list(embedding.shape)}"
@@ -265,7 +265,7 @@ def _banned_tokens(metadata: Mapping[str, Any], n_vocab: int) -> tuple[int, ...]
     for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
         if (
             kind == _UNUSED_TYPE
-            or text in _NEVER_WRITTEN
+            or text in NEVER_WRITTEN
             or (text.startswith("<unu") and _UNUSED.fullmatch(text))
         ):
             banned.add(i)

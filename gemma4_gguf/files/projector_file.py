@@ -71,7 +71,7 @@ def check_projector(path: str | Path) -> ProjectorFacts:
 _POOLING = 3  # llama.cpp's default; the key is optional
 _CONV_KERNEL = 5  # llama.cpp pads the conformer's convolution for exactly this many steps
 _MEL_BANDS = 128
-_SAMPLES_PER_TOKEN = 640
+SAMPLES_PER_TOKEN = 640  # of the 12B's audio part
 _MAX_SIZE = 2**24  # beyond any of them; their products stay far from overflow
 
 Shapes = dict[str, tuple[int, ...]]
@@ -118,7 +118,7 @@ def check_layout(path: str | Path) -> ProjectorLayout:
     token_px = max_side = 0
     for kind in facts.types:
         contents.require(_SHAPES[kind](contents, facts.width))
-        if kind in ("gemma4v", "gemma4uv"):
+        if kind in _VISION_TYPES:
             pooling = contents.size("clip.vision.projector.scale_factor", default=_POOLING)
             token_px = contents.size("clip.vision.patch_size") * pooling
             rows = file.tensors["v.position_embd.weight"].shape[1]
@@ -237,7 +237,7 @@ def _conformer(contents: _Contents, width: int) -> Shapes:
 
 
 def _audio_unified(_contents: _Contents, width: int) -> Shapes:
-    return {"mm.a.input_projection.weight": (width, _SAMPLES_PER_TOKEN)}
+    return {"mm.a.input_projection.weight": (width, SAMPLES_PER_TOKEN)}
 
 
 _SHAPES = {

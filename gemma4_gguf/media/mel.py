@@ -2,7 +2,7 @@
 
 20 ms windows every 10 ms, 128 HTK mel bands of the magnitude, natural logarithm of energy plus a floor.
 llama.cpp takes the larger of energy and floor where the model was trained on their sum;
-`engine.projector_fixes` puts these values in place of its own (transformers 5.23,
+`engine.projector_patches` puts these values in place of its own (transformers 5.23,
 models/gemma4/feature_extraction_gemma4.py).
 """
 
@@ -12,7 +12,8 @@ import functools
 
 import numpy as np
 
-SAMPLE_RATE_HZ = 16_000
+from gemma4_gguf.media.audio import SAMPLE_RATE_HZ
+
 N_MELS = 128
 WINDOW = 320
 HOP = 160

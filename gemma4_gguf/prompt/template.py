@@ -14,7 +14,7 @@ from typing import Any
 
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.prompt.messages import Message
-from gemma4_gguf.special_tokens import MEDIA_BEGIN, MEDIA_END, PLACEHOLDERS
+from gemma4_gguf.special_tokens import CHANNEL_OPEN, MEDIA_BEGIN, MEDIA_END, PLACEHOLDERS, unused_character
 from gemma4_gguf.templates import Renderer, load, words_before_calls
 
 # (messages, tools, thinking) → the conversation as text, with <bos> and the beginning of the model's turn
@@ -23,8 +23,7 @@ Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool],
 _KIND_OF = {marker: kind for kind, marker in PLACEHOLDERS.items()}
 _MARKERS = (*PLACEHOLDERS.values(), *MEDIA_BEGIN.values(), *MEDIA_END.values())
 _ANY_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-_PRIVATE_USE = range(0xE000, 0xF900)
-_OPEN_THOUGHT = re.compile(r"<\|channel>thought\s*$")
+_OPEN_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}thought\s*$")
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,8 @@ class Shield:
     """
 
     def __init__(self, values: Any) -> None:
-        text = "\n".join(_strings(values))
-        self._private = ""
-        if _ANY_MARKER.search(text):
-            self._private = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+        texts = list(_strings(values))
+        self._private = unused_character(texts) if any(map(_ANY_MARKER.search, texts)) else ""
 
     def hide(self, value: Any) -> Any:
         if not self._private:

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_DELIMITER = '<|"|>'
+from gemma4_gguf.special_tokens import QUOTE
+
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
@@ -152,6 +153,6 @@ def _refuse(word: str) -> Any:
 
 def bare(text: str) -> str:
     """Returns: the text without string delimiters around it."""
-    if text.startswith(_DELIMITER) and text.endswith(_DELIMITER) and len(text) >= 2 * len(_DELIMITER):
-        return text[len(_DELIMITER) : -len(_DELIMITER)]
+    if text.startswith(QUOTE) and text.endswith(QUOTE) and len(text) >= 2 * len(QUOTE):
+        return text[len(QUOTE) : -len(QUOTE)]
     return text

@@ -14,7 +14,7 @@ from typing import Any
 
 from gemma4_gguf.reply.lexer import THOUGHT_HEADER, Lexer, Piece, may_be_header
 from gemma4_gguf.reply.tool_call import ReadCall, read_call, tool_schemas
-from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
+from gemma4_gguf.special_tokens import CALL_CLOSE, CALL_OPEN, MARKER_TEXT, RESPONSE_OPEN, Markers
 from gemma4_gguf.types import Chunk, FinishReason, Reply, ToolCall, Usage
 
 __all__ = ["Markers", "ReplyParser", "parse_reply"]
@@ -259,7 +259,7 @@ class ReplyParser:
 
     def _in_head(self, name: str | None, text: str) -> None:
         """After `<|tool_call>` or `<|tool_response>`: is this one, or is the marker only mentioned?"""
-        call = self._head == MARKER_TEXT["call_open"]
+        call = self._head == CALL_OPEN
         if name is None:
             self._buffer += text
             body, word = self._buffer.lstrip(), "call:" if call else "response:"
@@ -276,7 +276,7 @@ class ReplyParser:
     def _mention(self) -> None:
         """The marker was prose, or the reply ended on it."""
         self._state = self._outer
-        if self._head == MARKER_TEXT["response_open"] and not self._buffer.strip():
+        if self._head == RESPONSE_OPEN and not self._buffer.strip():
             return
         self._warn(f"{self._head} without a call after it was kept as text.")
         self._write(self._head + self._buffer)
@@ -325,11 +325,7 @@ class ReplyParser:
         """Give out a call, or its text when it could not be read."""
         self._state = self._outer
         if call is None:
-            raw = (
-                self._head
-                + "".join(text for _, text in pieces)
-                + (MARKER_TEXT["call_close"] if closed else "")
-            )
+            raw = self._head + "".join(text for _, text in pieces) + (CALL_CLOSE if closed else "")
             self._warn("A tool call could not be read; it is kept as text.")
             self._outer = self._state = self._in_text
             self._end_thought()

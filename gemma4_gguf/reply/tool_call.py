@@ -16,10 +16,10 @@ from typing import Any
 from gemma4_gguf.reply.argument_types import deref, fit, literal, parse_json, properties
 from gemma4_gguf.reply.lenient_arguments import MAX_DEPTH, Lenient, Unreadable
 from gemma4_gguf.reply.lexer import Piece
+from gemma4_gguf.special_tokens import CHANNEL_CLOSE, CHANNEL_OPEN, QUOTE, unused_character
 
-_DELIMITER = '<|"|>'
 _NAME = re.compile(r"\s*call:\s*([^\s{}()\[\]\"',<>|]+)\s*")
-_EMPTY_THOUGHT = re.compile(r"<\|channel>\s*(?:thought)?\s*<channel\|>")
+_EMPTY_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}\s*(?:thought)?\s*{re.escape(CHANNEL_CLOSE)}")
 _BLOCK = re.compile(r"BEGIN_ARG:?[ \t]*([^\n]*)\n(.*?)(?:\n?[ \t]*END_ARG|\Z)", re.DOTALL)
 
 
@@ -62,7 +62,7 @@ def read_call(
 
     Returns: the call, or None if it cannot be read.
     """
-    mark = _unused_character(text for _, text in pieces)
+    mark = unused_character(text for _, text in pieces)
     body = "".join(mark if kind == "quote" else text for kind, text in pieces)
     try:
         call = _read(body, mark, schemas, ends=closed or not cut, force=force)
@@ -112,7 +112,7 @@ def _read_arguments(
     if strict is not None and not torn:
         return strict
     texts = [rest]
-    if "<channel|>" in rest:
+    if CHANNEL_CLOSE in rest:
         texts.append(_EMPTY_THOUGHT.sub("", rest))
     for text in texts:
         for known_only in (True, False) if known else (False,):
@@ -156,7 +156,7 @@ def _read_json(body: str, schemas: Mapping[str, dict[str, Any]] | None) -> ReadC
 def _read_blocks(rest: str, schema: dict[str, Any], ends: bool) -> dict[str, Any]:
     """BEGIN_ARG … END_ARG blocks: values in the order in which the parameters were declared."""
     known = properties(schema)
-    rest = _EMPTY_THOUGHT.sub("", rest).replace("\n<channel|>", "\n")
+    rest = _EMPTY_THOUGHT.sub("", rest).replace(f"\n{CHANNEL_CLOSE}", "\n")
     blocks = list(_BLOCK.finditer(rest))
     if not blocks or (not ends and not blocks[-1].group().endswith("END_ARG")):
         raise Unreadable
@@ -253,16 +253,11 @@ class _Strict:
 def _restore(value: Any, mark: str) -> Any:
     """Delimiters that are left in keys or texts become visible again."""
     if isinstance(value, dict):
-        return {k.replace(mark, _DELIMITER): _restore(v, mark) for k, v in value.items()}
+        return {k.replace(mark, QUOTE): _restore(v, mark) for k, v in value.items()}
     if isinstance(value, list):
         return [_restore(v, mark) for v in value]
-    return value.replace(mark, _DELIMITER) if isinstance(value, str) else value
+    return value.replace(mark, QUOTE) if isinstance(value, str) else value
 
 
 def _is_word(key: str) -> bool:
     return re.fullmatch(r"[\w.$@/-]+", key) is not None
-
-
-def _unused_character(texts: Iterable[str]) -> str:
-    used = set().union(*map(set, texts))
-    return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)

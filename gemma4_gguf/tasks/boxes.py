@@ -195,9 +195,10 @@ def _label_place(
     x = max(0.0, min(x, size[0] - 1 - wide))
     inside = [y for y in tops if 0 <= y <= size[1] - 1 - tall] or [max(0.0, min(tops[0], size[1] - 1 - tall))]
     places = [(x, y, x + wide, y + tall) for y in inside]
-    free = [p for p in places if not any(_overlap(p, other) for other in taken)]
+    free = [p for p in places if not any(_intersect(p, other) for other in taken)]
     return (free or places)[0]
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _intersect(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    """Whether two rectangles (left, top, right, bottom) have an area in common."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

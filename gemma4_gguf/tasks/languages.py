@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from gemma4_gguf.errors import OptionError
 
@@ -42,3 +43,15 @@ def language_name(language: str) -> str:
     if not _NAME.fullmatch(language.strip()):
         raise OptionError(f"{language!r} is no language. Pass its English name, or a code such as de or ja.")
     return language.strip()
+
+
+def is_wide(character: str) -> bool:
+    """Whether a character takes the width of two, as Chinese, Japanese and Korean ones do.
+
+    Args:
+        character: one.
+
+    Returns:
+        True for East Asian Width W and F (Unicode annex 11).
+    """
+    return unicodedata.east_asian_width(character) in ("W", "F")

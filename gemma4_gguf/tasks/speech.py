@@ -7,7 +7,6 @@ an instruction of the user's own, repeated for every piece, makes models answer 
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +19,7 @@ from gemma4_gguf.errors import OptionError
 from gemma4_gguf.media.audio import MAX_CLIP_S, SAMPLE_RATE_HZ, Piece, is_silent, load_pieces
 from gemma4_gguf.options import TurnOptions
 from gemma4_gguf.tasks.asks import Asks, careful
-from gemma4_gguf.tasks.languages import language_name
+from gemma4_gguf.tasks.languages import is_wide, language_name
 from gemma4_gguf.types import Audio, Chunk, Reply, Segment
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def join_texts(texts: Iterable[str]) -> str:
     """Joins the texts of pieces with spaces, but for scripts that write none."""
     joined = ""
     for text in texts:
-        close = bool(joined) and bool(text) and _is_wide(joined[-1]) and _is_wide(text[0])
+        close = bool(joined) and bool(text) and _is_spaceless(joined[-1]) and _is_spaceless(text[0])
         joined += text if close or not joined or not text else f" {text}"
     return joined
 
@@ -124,5 +123,6 @@ def _segments(asked: Iterable[tuple[Piece, Iterator[Chunk]]]) -> Generator[Segme
             yield Segment(piece.start_s, piece.end_s, text)
 
 
-def _is_wide(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in ("W", "F") and not "가" <= character <= "힣"
+def _is_spaceless(character: str) -> bool:
+    """Whether a character is of a script without spaces: Chinese or Japanese, but not Korean."""
+    return is_wide(character) and not "가" <= character <= "힣"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 
 from gemma4_gguf.errors import OptionError
+from gemma4_gguf.tasks.languages import is_wide
 from gemma4_gguf.types import Segment
 
 LINE_WIDTH = 42  # characters, what subtitles commonly keep to
@@ -26,7 +26,7 @@ def format_txt(segments: Iterable[Segment]) -> Iterator[str]:
 def format_srt(segments: Iterable[Segment]) -> Iterator[str]:
     """SubRip: numbered, times with a comma."""
     for number, segment in enumerate(segments, 1):
-        times = f"{_clock(segment.start_s, ',')} --> {_clock(segment.end_s, ',')}"
+        times = f"{_timecode(segment.start_s, ',')} --> {_timecode(segment.end_s, ',')}"
         yield f"{number}\n{times}\n{_lines(segment.text)}\n\n"
 
 
@@ -34,7 +34,7 @@ def format_vtt(segments: Iterable[Segment]) -> Iterator[str]:
     """WebVTT: a header, times with a point, reserved characters escaped."""
     yield "WEBVTT\n\n"
     for segment in segments:
-        times = f"{_clock(segment.start_s, '.')} --> {_clock(segment.end_s, '.')}"
+        times = f"{_timecode(segment.start_s, '.')} --> {_timecode(segment.end_s, '.')}"
         text = segment.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         yield f"{times}\n{_lines(text)}\n\n"
 
@@ -75,7 +75,7 @@ def format_segments(segments: Iterable[Segment], kind: str) -> Iterator[str]:
     return FORMATS[kind](segments)
 
 
-def _clock(seconds: float, point: str) -> str:
+def _timecode(seconds: float, point: str) -> str:
     """Hours, minutes, seconds, thousandths: 01:02:03,456."""
     rest, ms = divmod(round(seconds * 1000), 1000)
     rest, s = divmod(rest, 60)
@@ -85,6 +85,6 @@ def _clock(seconds: float, point: str) -> str:
 
 def _lines(text: str) -> str:
     """Lines of a cue; none is empty, since an empty line ends it."""
-    wide = any(unicodedata.east_asian_width(character) in ("W", "F") for character in text)
+    wide = any(map(is_wide, text))
     width = LINE_WIDTH // 2 if wide else LINE_WIDTH
     return "\n".join(textwrap.wrap(text, width, break_long_words=wide, break_on_hyphens=False)) or "-"
