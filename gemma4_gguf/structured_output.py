@@ -43,11 +43,6 @@ class Constraint:
     grammar: Grammar = field(repr=False)
     read: Callable[[str], Any] = field(repr=False)
 
-    @property
-    def gbnf(self) -> str:
-        """The grammar as GBNF text, which every llama.cpp app loads."""
-        return self.grammar.to_text()
-
     def parse(self, text: str) -> Any:
         """The value of a finished reply.
 

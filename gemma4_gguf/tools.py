@@ -84,15 +84,6 @@ def as_tools(tools: Sequence[ToolLike | Tool] | None) -> tuple[Tool, ...]:
     return read
 
 
-def declarations(tools: Sequence[ToolLike | Tool] | None) -> list[dict[str, Any]] | None:
-    """Tools as the OpenAI dicts that templates read; None without any.
-
-    Raises:
-        ToolError: one of them cannot be declared.
-    """
-    return [tool.declaration for tool in as_tools(tools)] or None
-
-
 def run_call(tools: Sequence[Tool], call: ToolCall, *, timeout_s: float | None = None) -> ToolResult:
     """Runs one call. Whatever goes wrong becomes a result that the model can read and react to.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from gemma4_gguf.tasks.boxes import Box, read_boxes
 from gemma4_gguf.types import Audio, Image
 
 REFERENCE = "reference.npz"
-TOP = 32  # tokens kept of a distribution
 SAME_BOX = 0.5  # share of two boxes that has to be common for them to be the same answer
 
 MediaKind = Literal["picture", "sound"]
@@ -63,8 +62,8 @@ class Numbers:
         medium: what stands between the ids, without its marks; None for text alone.
         after: token ids after it.
         rows: places in the whole prompt, marks and soft tokens counted, [n].
-        tokens: the likeliest tokens after each of them, int [n, TOP].
-        log_probabilities: theirs, float32 [n, TOP].
+        tokens: the likeliest tokens after each of them, int [n, n_top].
+        log_probabilities: theirs, float32 [n, n_top].
     """
 
     text: str
@@ -203,37 +202,6 @@ def same_boxes(expected: Sequence[Box], found: Sequence[Box]) -> bool:
             return False
         left.remove(fits[0])
     return not left
-
-
-def likeliest(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is kept of distributions.
-
-    Args:
-        logits: [n, n_vocab].
-
-    Returns:
-        The TOP likeliest tokens of each, int32 [n, TOP], and their log-probabilities, float32 [n, TOP].
-    """
-    log_all = log_probabilities(logits)
-    tokens = np.argsort(-log_all, axis=-1, kind="stable")[:, :TOP]
-    return tokens.astype(np.int32), np.take_along_axis(log_all, tokens, axis=-1).astype(np.float32)
-
-
-def save_reference(reference: Reference) -> None:
-    """Write a record beside its checkpoint."""
-    arrays: dict[str, np.ndarray] = {}
-    head: dict[str, Any] = {"made_with": reference.made_with, "numbers": {}, "embeddings": {}}
-    for name, case in reference.numbers.items():
-        head["numbers"][name] = {"text": case.text, "medium": case.medium and asdict(case.medium)}
-        for field in ("before", "after", "rows", "tokens", "log_probabilities"):
-            value = np.asarray(getattr(case, field))
-            arrays[f"{name}/{field}"] = value if value.dtype == np.float32 else value.astype(np.int32)
-    for name, embedding in reference.embeddings.items():
-        head["embeddings"][name] = {"medium": asdict(embedding.medium)}
-        arrays[f"{name}/vectors"] = embedding.vectors
-    head["questions"] = [asdict(question) for question in reference.questions]
-    with (reference.folder / REFERENCE).open("wb") as out:
-        np.savez_compressed(out, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
 
 
 def load_reference(folder: Path) -> Reference:

@@ -115,11 +115,6 @@ class Interrupt:
         finally:
             self.go_on()
 
-    @property
-    def told(self) -> bool:
-        """Whether the decode was told to stop."""
-        return bool(self._flag[0] != b"\0")
-
     def stop(self) -> None:
         """Makes a running decode, or the next one, return soon."""
         self._flag[0] = b"\x01"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
@@ -276,9 +275,3 @@ class Engine:
             self.require_open()
             if not self.context.reuse.write(state, saved.items, saved.data):
                 raise StateError(f"llama.cpp does not take this state.{library.quote(said)}")
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()

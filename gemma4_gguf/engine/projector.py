@@ -11,7 +11,6 @@ import ctypes
 import threading
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -189,17 +188,6 @@ class Projector:
         with self._lock:
             self._finalizer()
             self.handle = None
-
-    def __enter__(self) -> Projector:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self, model: Any, n_threads: int, use_gpu: bool, flash_attention: bool | None) -> Any:
         lib, llama = self._lib, library.llama()

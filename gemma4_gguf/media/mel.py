@@ -50,18 +50,6 @@ def mel_energies(samples: np.ndarray) -> np.ndarray:
     return np.abs(spectrum) @ _filters()
 
 
-def log_mel(samples: np.ndarray) -> np.ndarray:
-    """What the conformer reads.
-
-    Args:
-        samples: float32 [n], 16 kHz mono in [-1, 1], n ≥ 161.
-
-    Returns:
-        float32 [n_frames, 128].
-    """
-    return np.log(mel_energies(samples) + FLOOR).astype(np.float32)
-
-
 @functools.cache
 def _window() -> np.ndarray:
     """Periodic Hann window, float32 [320]."""

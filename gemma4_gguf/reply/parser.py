@@ -17,8 +17,6 @@ from gemma4_gguf.reply.tool_call import ReadCall, read_call, tool_schemas
 from gemma4_gguf.special_tokens import CALL_CLOSE, CALL_OPEN, MARKER_TEXT, RESPONSE_OPEN, Markers
 from gemma4_gguf.types import Chunk, FinishReason, Reply, ToolCall, Usage
 
-__all__ = ["Markers", "ReplyParser", "parse_reply"]
-
 _State = Callable[[str | None, str], None]
 _MAX_TRIES = 32  # readings of one call, and restarts of one reply, before raw text wins
 

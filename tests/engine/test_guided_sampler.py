@@ -119,7 +119,7 @@ by_kind = pytest.mark.parametrize(
 def test_kinds(schema, kind, text, value):
     found = as_constraint(schema)
     assert found.kind == kind
-    assert Judge(found.gbnf).accepts(text)
+    assert Judge(found.grammar.to_text()).accepts(text)
     assert found.parse(text) == value
     assert as_constraint(found) is found
 
@@ -197,7 +197,7 @@ def test_whatever_is_drawn_fits(desk, schema, kind, text, value):
         if complete:
             whole += 1
             found.parse(desk.text(drawn))
-            assert Judge(found.gbnf).accepts(desk.text(drawn))
+            assert Judge(found.grammar.to_text()).accepts(desk.text(drawn))
         else:
             assert len(drawn) == 150
     assert whole or kind == "type"  # random weights may write blanks to the limit

@@ -262,8 +262,8 @@ def test_lengths_of_sounds(member: str, open_projector: Open) -> None:
 
 def test_closing(open_projector: Open) -> None:
     projector = open_projector("e2b")
-    with projector:
-        assert projector.has_vision
+    assert projector.has_vision
+    projector.close()
     projector.close()
     with pytest.raises(EngineError, match="closed"):
         projector.encode_image(np.zeros((48, 48, 3), np.uint8))

@@ -28,7 +28,7 @@ from gemma4_gguf.media.audio import (
     sound_duration_s,
 )
 from gemma4_gguf.media.decode import _tag_options
-from gemma4_gguf.media.mel import FLOOR, HOP, count_frames, count_tokens, log_mel
+from gemma4_gguf.media.mel import FLOOR, HOP, count_frames, count_tokens, mel_energies
 from gemma4_gguf.media.resample import resample, resample_blocks
 
 
@@ -369,6 +369,10 @@ def test_tokens_are_counted_as_transformers_makes_them(milliseconds: int) -> Non
 def test_counts_at_the_edges() -> None:
     assert [count_frames(n) for n in (0, 160, 161, 320, 321, 480_000)] == [0, 0, 1, 1, 2, 2999]
     assert [count_tokens(n) for n in (160, 161, 961, 16_000, 480_000)] == [0, 1, 2, 25, 750]
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    return np.log(mel_energies(samples) + FLOOR).astype(np.float32)
 
 
 def test_log_mel() -> None:

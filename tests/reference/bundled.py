@@ -11,9 +11,11 @@ checkpoint answers as asked, ends by itself, and is so sure of that quantization
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,15 +29,15 @@ from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeat
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
 from gemma4_gguf.doctor.reference import (
+    REFERENCE,
     Embedding,
     Medium,
     Numbers,
     Question,
     Reference,
-    likeliest,
     probe_sound,
-    save_reference,
 )
+from gemma4_gguf.engine.token_stream import log_probabilities
 from gemma4_gguf.media.audio import load_audio
 from gemma4_gguf.nano.bundled import write_checksums
 from gemma4_gguf.tasks.boxes import read_boxes
@@ -49,6 +51,7 @@ PARAGRAPH = (
 )
 BEYOND_WINDOW = 64  # tokens of the text that no longer see its beginning in the sliding layers
 N_ROWS = 48  # places at which a distribution is kept
+TOP = 32  # tokens kept of a distribution
 MAX_NEW_TOKENS = 150
 PER_KIND = 2  # known answers about each kind of medium, and without one
 # Logits by which the taken token leads at every step of a known answer. Q4_K_M moves them by about one.
@@ -273,6 +276,37 @@ def _numbers(
 ) -> Numbers:
     places = rows.astype(np.int32)
     return Numbers(text, before, medium, after, places, *likeliest(logits[places].double().numpy()))
+
+
+def likeliest(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is kept of distributions.
+
+    Args:
+        logits: [n, n_vocab].
+
+    Returns:
+        The TOP likeliest tokens of each, int32 [n, TOP], and their log-probabilities, float32 [n, TOP].
+    """
+    log_all = log_probabilities(logits)
+    tokens = np.argsort(-log_all, axis=-1, kind="stable")[:, :TOP]
+    return tokens.astype(np.int32), np.take_along_axis(log_all, tokens, axis=-1).astype(np.float32)
+
+
+def save_reference(reference: Reference) -> None:
+    """Write a record beside its checkpoint."""
+    arrays: dict[str, np.ndarray] = {}
+    head: dict[str, Any] = {"made_with": reference.made_with, "numbers": {}, "embeddings": {}}
+    for name, case in reference.numbers.items():
+        head["numbers"][name] = {"text": case.text, "medium": case.medium and asdict(case.medium)}
+        for field in ("before", "after", "rows", "tokens", "log_probabilities"):
+            value = np.asarray(getattr(case, field))
+            arrays[f"{name}/{field}"] = value if value.dtype == np.float32 else value.astype(np.int32)
+    for name, embedding in reference.embeddings.items():
+        head["embeddings"][name] = {"medium": asdict(embedding.medium)}
+        arrays[f"{name}/vectors"] = embedding.vectors
+    head["questions"] = [asdict(question) for question in reference.questions]
+    with (reference.folder / REFERENCE).open("wb") as out:
+        np.savez_compressed(out, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
 
 
 def record(folder: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma4_gguf.reply.parser import Markers, ReplyParser, parse_reply
-from gemma4_gguf.special_tokens import MARKER_TEXT
+from gemma4_gguf.reply.parser import ReplyParser, parse_reply
+from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
 from gemma4_gguf.types import Usage
 
 
