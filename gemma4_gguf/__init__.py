@@ -1,4 +1,4 @@
-"""Convert Gemma 4 checkpoints to GGUF and run them locally.
+"""Gemma 4 in GGUF: converts checkpoints and runs them locally.
 
 `Session` opens a model and answers; `pull` downloads its files, and `gemma4_gguf.convert.convert_checkpoint`
 makes them; every error on purpose is a `Gemma4Error` from `gemma4_gguf.errors`.

@@ -1,4 +1,4 @@
-"""`python -m gemma4_gguf` is the command line."""
+"""Entry point of `python -m gemma4_gguf`: the command line."""
 
 from __future__ import annotations
 

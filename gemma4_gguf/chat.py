@@ -42,7 +42,15 @@ class Answers(Protocol):
     prompts: PromptWriter
 
     def generate(self, turn: Turn, *, owner: object | None = None) -> Generation:
-        """Prepares a reply."""
+        """Prepares a reply.
+
+        Args:
+            turn: from `read_turn`.
+            owner: who will come back with a longer prompt.
+
+        Returns:
+            The generation; nothing is drawn yet.
+        """
 
 
 class Chat:
@@ -122,6 +130,16 @@ class Chat:
         """Says something and yields the reply as it comes: `send`, piece by piece.
 
         A stream that is closed early leaves what was said so far in `messages`.
+
+        Args:
+            parts: as for `send`.
+            options: as for `send`.
+
+        Returns:
+            Chunks; joined they are the reply that the last one, of kind "end", carries.
+
+        Raises:
+            OptionError: an option is unknown or out of range; further errors as for `send`.
         """
         if options.get("system") is not None:
             raise OptionError("system= belongs to the whole conversation: Session.chat(system=…).")
@@ -211,7 +229,11 @@ class Chat:
         self.messages.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result})
 
     def fork(self) -> Chat:
-        """A second conversation that starts with the messages of this one."""
+        """A second conversation that starts with the messages of this one.
+
+        Returns:
+            The new one; both go their own way from here on.
+        """
         other = Chat(self._session, tools=self.tools, thinking=self.thinking, on_full=self.on_full)
         other.messages, other.dropped = list(self.messages), list(self.dropped)
         return other
@@ -283,7 +305,14 @@ class Chat:
 
 
 def as_message(reply: Reply) -> Message:
-    """A reply as the assistant message that goes into the history."""
+    """A reply as the assistant message that goes into the history.
+
+    Args:
+        reply: a finished one.
+
+    Returns:
+        An OpenAI-shaped dict.
+    """
     message: Message = {"role": "assistant", "content": reply.text}
     if reply.thinking:
         message["reasoning_content"] = reply.thinking

@@ -1,4 +1,4 @@
-"""Conversations in files: what was said, and the state of the cache, so that nothing is decoded again.
+"""Chat files: conversations with the state of the cache, so that nothing is decoded again.
 
 One file: an 8-byte mark, the version of the format (uint32), the length of a JSON header (uint64), the
 header, the blobs it lists (media, item numbers, the state as llama.cpp writes it), and the SHA-256 of all
@@ -131,6 +131,9 @@ def read_chat_file(path: str | Path, *, state: bool = True) -> SavedChat:
         path: of a file that `write_chat_file` wrote.
         state: read the state of the cache, too.
 
+    Returns:
+        The conversation; without the state its `sequence` is None.
+
     Raises:
         SavedChatError: the file is damaged, or of another version of the format.
     """
@@ -156,6 +159,9 @@ def origin_of(engine: Engine) -> Origin:
 
     Args:
         engine: open.
+
+    Returns:
+        What has to be the same where such a state is put back.
     """
     projector = engine.projector
     return Origin(
@@ -200,7 +206,14 @@ def restore_sequence(engine: Engine, owner: object, saved: SavedChat, path: str 
 
 
 def fingerprint(path: Path) -> str:
-    """Tells model files apart: SHA-256 of the size and of samples from all over the file."""
+    """Tells model files apart: SHA-256 of the size and of samples from all over the file.
+
+    Args:
+        path: a GGUF file.
+
+    Returns:
+        Hexadecimal digits.
+    """
     n_bytes = path.stat().st_size
     digest = hashlib.sha256(struct.pack("<Q", n_bytes))
     with path.open("rb") as stream:
@@ -304,7 +317,14 @@ class Blobs:
         self._known: dict[bytes, int] = {}
 
     def add(self, data: bytes | np.ndarray) -> int:
-        """Returns the number of a piece."""
+        """Adds a piece of bytes.
+
+        Args:
+            data: bytes, or an array of any dtype and shape.
+
+        Returns:
+            Its number; that of an equal piece if there is one.
+        """
         piece = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast("B")
         digest = hashlib.sha256(piece).digest()
         if digest not in self._known:
@@ -319,6 +339,9 @@ def pack_messages(messages: Sequence[Mapping[str, Any]], blobs: Blobs) -> list[M
     Args:
         messages: OpenAI-shaped dicts; none at all are fine.
         blobs: takes the media.
+
+    Returns:
+        Dicts that JSON can hold; media name their blobs by number.
 
     Raises:
         MessageError: a message is malformed, or holds what JSON cannot.
@@ -338,7 +361,15 @@ def pack_messages(messages: Sequence[Mapping[str, Any]], blobs: Blobs) -> list[M
 
 
 def unpack_messages(packed: Sequence[Message], blobs: Sequence[memoryview]) -> list[Message]:
-    """The messages that `pack_messages` packed."""
+    """The messages that `pack_messages` packed.
+
+    Args:
+        packed: from a file.
+        blobs: of the same file.
+
+    Returns:
+        OpenAI-shaped dicts, media as values.
+    """
     messages = []
     for message in packed:
         content = message["content"]

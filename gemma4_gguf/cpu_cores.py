@@ -1,4 +1,4 @@
-"""Cores of the processor that this process may use: its affinity, and the limit of its container."""
+"""CPU cores: those that this process may use, by its affinity and the limit of its container."""
 
 from __future__ import annotations
 
@@ -12,19 +12,31 @@ _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def allowed_cpus() -> frozenset[int]:
-    """Numbers of the logical processors that the system schedules this process on."""
+    """The logical processors that the system schedules this process on.
+
+    Returns:
+        Their numbers, from 0.
+    """
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def logical_cores() -> int:
-    """Threads that can run at once: as many as there are processors, fewer where a container has a limit."""
+    """Threads that can run at once: as many as there are processors, fewer where a container has a limit.
+
+    Returns:
+        At least 1.
+    """
     return max(1, min([len(allowed_cpus()), *_limits()]))
 
 
 def physical_cores() -> int:
-    """The same without hyper-threads, which only slow ggml's matrix products down."""
+    """The same without hyper-threads, which only slow ggml's matrix products down.
+
+    Returns:
+        At least 1.
+    """
     if not hasattr(os, "sched_getaffinity"):  # macOS and Windows do not tell siblings
         return logical_cores()
     cores = {_siblings(cpu) for cpu in allowed_cpus()}

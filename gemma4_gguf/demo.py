@@ -1,4 +1,4 @@
-"""Every ability on real input, offline: convert the bundled checkpoint, open it, and let it show what it can.
+"""Demonstration: the bundled checkpoint is converted, opened, and shows every ability on real input, offline.
 
 The checkpoint is a small trained Gemma 4 (gemma4_gguf/nano, whose README.md has its figures). Which abilities
 are shown, and on which samples, is written beside it in samples/demo.json: a checkpoint that has learned more
@@ -47,6 +47,9 @@ def get_weather(city: str) -> str:
 
     Args:
         city: City name
+
+    Returns:
+        A temperature and a word.
     """
     return f"{len(city) * 3} C, sun" if city else "unknown"
 
@@ -163,7 +166,7 @@ def snippet(shown: list[Shown], folder: str) -> str:
 # One function for each ability
 
 
-def _eyes(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
+def _detect(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     """{"file": picture, "what": …, "options": {…} of Session.detect}"""
     options = act.get("options", {})
     picture = folder / act["file"]
@@ -184,7 +187,7 @@ def _eyes(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     )
 
 
-def _ears(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
+def _transcribe(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     """{"file": sound}"""
     start = perf_counter()
     text = session.transcribe(folder / act["file"])
@@ -193,7 +196,7 @@ def _ears(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     return Shown("ears", f"what is said in {act['file']}", (text,), code, text, seconds)
 
 
-def _thought(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
+def _think(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     """{"question": …}"""
     start = perf_counter()
     reply = session.ask(act["question"], thinking=True, temperature=0, max_tokens=MAX_TOKENS)
@@ -204,7 +207,7 @@ def _thought(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     return Shown("thought", act["question"], (f"({thought})", reply.text), code, reply.text, seconds)
 
 
-def _tool(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
+def _call_tool(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     """{"question": …}, about the weather"""
     calls: list[str] = []
     start = perf_counter()
@@ -220,7 +223,7 @@ def _tool(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     return Shown("tool", act["question"], (*calls, reply.text), code, reply.text, seconds)
 
 
-def _typed(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
+def _extract(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
     """{"question": …}, about a person"""
     start = perf_counter()
     person = session.extract(Person, act["question"], max_tokens=MAX_TOKENS)
@@ -231,16 +234,23 @@ def _typed(session: Session, folder: Path, act: Mapping[str, Any]) -> Shown:
 
 
 _ABILITIES: dict[str, Callable[[Session, Path, Mapping[str, Any]], Shown]] = {
-    "eyes": _eyes,
-    "ears": _ears,
-    "thought": _thought,
-    "tool": _tool,
-    "typed": _typed,
+    "eyes": _detect,
+    "ears": _transcribe,
+    "thought": _think,
+    "tool": _call_tool,
+    "typed": _extract,
 }
 
 
 def as_json(value: Any) -> Any:
-    """A value of `Shown` for a JSON file."""
+    """A value of `Shown` for a JSON file.
+
+    Args:
+        value: `Shown.value`.
+
+    Returns:
+        What JSON holds.
+    """
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Every exception of the library, under one base.
+"""Exceptions: all those of the library, under one base.
 
 A message says what was found, what was expected and what to do next; fields carry the same for programs.
 """

@@ -1,4 +1,4 @@
-"""Generation: a turn to the chunks of its reply.
+"""Generation: a turn → the chunks of its reply.
 
 Streaming is the primitive: `Generation` yields chunks, and what asks for a whole reply reads them to the end.
 """
@@ -74,6 +74,9 @@ def read_turn(messages: Sequence[Mapping[str, Any]], options: TurnOptions, sampl
         messages: OpenAI-shaped dicts, oldest first.
         options: as given.
         sampling: how tokens are drawn where the options do not say.
+
+    Returns:
+        The turn, checked.
 
     Raises:
         OptionError: an option is unknown or out of range.

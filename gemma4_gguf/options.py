@@ -1,4 +1,4 @@
-"""Frozen option types. Every default of the library is written here, once."""
+"""Option types: frozen dataclasses. Every default of the library is written here, once."""
 
 from __future__ import annotations
 
@@ -179,6 +179,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def session_options(given: Mapping[str, Any]) -> SessionOptions:
     """SessionOptions with the given fields.
 
+    Args:
+        given: values by field name.
+
+    Returns:
+        Options; what is not given has its default.
+
     Raises:
         OptionError: a name is unknown or a device misspelt.
     """
@@ -191,6 +197,12 @@ def session_options(given: Mapping[str, Any]) -> SessionOptions:
 
 def hub_options(given: Mapping[str, Any]) -> HubOptions:
     """HubOptions with the given fields.
+
+    Args:
+        given: values by field name.
+
+    Returns:
+        Options; what is not given has its default.
 
     Raises:
         OptionError: a name is unknown.
@@ -205,6 +217,9 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
     Args:
         options: what is not given stays as here.
         given: fields by name; `stop` may be one text, `logit_bias` a dict.
+
+    Returns:
+        New options; the given ones are left alone.
 
     Raises:
         OptionError: a name is unknown or a value out of range.

@@ -141,6 +141,10 @@ class Session:
         Errors in the question are raised by the call, not by the first step. A stream that is closed early
         leaves the session ready for the next question.
 
+        Args:
+            parts: as for `ask`.
+            options: as for `ask`.
+
         Returns:
             Chunks; joined they are the reply that the last one, of kind "end", carries.
         """
@@ -154,6 +158,9 @@ class Session:
                 list of parts of type text, image_url (path, file: or data: address), input_audio; assistant
                 messages may have tool_calls and reasoning_content, tool messages a tool_call_id.
             options: as for `ask`.
+
+        Returns:
+            The whole reply.
 
         Raises:
             MessageError: a role or part is unknown or malformed; the message names its place.
@@ -214,6 +221,9 @@ class Session:
             tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
             thinking: let the model think before each answer.
             on_full: "error", or "drop_oldest" to leave out whole old turns when the context is full.
+
+        Returns:
+            The conversation, still empty.
         """
         return Chat(self, system=system, tools=tools, thinking=thinking, on_full=on_full)
 
@@ -226,6 +236,9 @@ class Session:
             path: the file.
             tools: as for `chat`; Python functions must be given again. None takes the saved declarations.
             state: False takes only what was said, for another model or another version of llama.cpp.
+
+        Returns:
+            The conversation, as it was saved.
 
         Raises:
             SavedChatError: the file is damaged, of another version of the format, or of another model.
@@ -310,6 +323,9 @@ class Session:
             prompt: what to tell; None asks for a description.
             options: as for `ask`.
 
+        Returns:
+            The whole reply.
+
         Raises:
             MessageError: a file of no known kind, or the model lacks eyes or ears for it.
             MediaError: it cannot be read.
@@ -387,6 +403,9 @@ class Session:
         Args:
             messages: as for `complete`.
             options: as for `ask`.
+
+        Returns:
+            Token ids and media spans, <bos> first.
         """
         return read_turn(messages, options, self.sampling).prompt(self.prompts)
 
@@ -396,6 +415,9 @@ class Session:
         Args:
             text: of any length.
             special: read control tokens such as <|turn> out of the text; otherwise they are plain characters.
+
+        Returns:
+            Ids; none for an empty text.
         """
         return self.engine.tokenize(text, special=special)
 
@@ -405,6 +427,9 @@ class Session:
         Args:
             ids: token ids.
             special: show control tokens; otherwise they are left out.
+
+        Returns:
+            The text; bytes that are no UTF-8 become U+FFFD.
         """
         return self.engine.detokenize(ids, special=special)
 

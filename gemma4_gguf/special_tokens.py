@@ -68,6 +68,9 @@ class Markers:
 
         Args:
             special_tokens: text to id, from `ModelFacts`.
+
+        Returns:
+            The markers.
         """
         shown = cls.from_vocab(special_tokens.get).names()
         return cls.from_vocab(special_tokens.get, silent=set(special_tokens.values()) - set(shown))
@@ -79,12 +82,19 @@ class Markers:
         Args:
             id_of: token text to id, None for text that is not one token.
             silent: ids that are never text.
+
+        Returns:
+            The markers.
         """
         ids = {name: id_of(text) for name, text in MARKER_TEXT.items()}
         return cls(**ids, silent=frozenset(silent))
 
     def names(self) -> dict[int, str]:
-        """Returns: id → marker name, for the ids that exist."""
+        """Names of the markers that exist.
+
+        Returns:
+            Name by id.
+        """
         found = {getattr(self, field.name): field.name for field in fields(self) if field.name != "silent"}
         found.pop(None, None)
         return found

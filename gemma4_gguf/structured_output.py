@@ -1,4 +1,4 @@
-"""What a reply must be: a type, a schema, one of some choices, a pattern or a grammar → one `Constraint`.
+"""Structured output: a type, a schema, choices, a pattern or a grammar → one `Constraint` on the reply.
 
 A constraint is a grammar, which an engine follows while the reply is drawn, and a reader, which turns the
 finished text into the value.
@@ -46,6 +46,12 @@ class Constraint:
     def parse(self, text: str) -> Any:
         """The value of a finished reply.
 
+        Args:
+            text: what the model wrote, its thought left out.
+
+        Returns:
+            What the schema describes.
+
         Raises:
             IncompleteReplyError: the text was cut off.
             InvalidReplyError: the text is whole, but a validator of the type refuses its value.
@@ -72,6 +78,9 @@ def as_constraint(schema: Any) -> Constraint:
             (texts, numbers, True, False, None); a regular expression for the whole reply, compiled or text;
             GBNF text (told by its ::=).
 
+    Returns:
+        The constraint; the given one if it is one already.
+
     Raises:
         SchemaError: it is nothing of this, or cannot be expressed; `pointer` says where.
         GrammarError: the GBNF text is malformed.
@@ -97,6 +106,9 @@ def tool_constraint(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True
     Args:
         tools: OpenAI tool dicts.
         parallel: allow several.
+
+    Returns:
+        The constraint.
 
     Raises:
         SchemaError: a declaration is malformed or cannot be expressed.
@@ -249,7 +261,14 @@ def reply_rules(
 
 
 def cut(reply: Reply) -> IncompleteReplyError:
-    """The error of a reply that ended too early."""
+    """The error of a reply that ended too early.
+
+    Args:
+        reply: what there is of it.
+
+    Returns:
+        The error to raise.
+    """
     ran_out = reply.finish_reason == "length"
     why = "Allow more tokens (max_tokens, n_ctx)." if ran_out else "A stop text ended it; choose another."
     in_thought = ran_out and not reply.text and reply.thinking

@@ -1,4 +1,4 @@
-"""Tools a model may call: functions, Pydantic types or OpenAI dicts to declarations, calls to results.
+"""Tools a model may call: functions, Pydantic types or OpenAI dicts → declarations, calls → results.
 
 A function's signature and type hints become the JSON schema of its arguments, its docstring (Google, NumPy or
 reST) their descriptions. Arguments are validated and converted by Pydantic before the function sees them.
@@ -71,6 +71,9 @@ def as_tools(tools: Sequence[ToolLike | Tool] | None) -> tuple[Tool, ...]:
     Args:
         tools: OpenAI dicts, Pydantic types, Python functions.
 
+    Returns:
+        In the order given.
+
     Raises:
         ToolError: one of them cannot be declared, or two have the same name.
     """
@@ -92,6 +95,9 @@ def run_call(tools: Sequence[Tool], call: ToolCall, *, timeout_s: float | None =
         call: what the model asked for.
         timeout_s: seconds to wait, > 0; None waits for ever. A function that is still running then is left
             alone in its thread, since Python cannot stop it.
+
+    Returns:
+        What the function returned, or what went wrong.
 
     Raises:
         ToolError: the tool has no function to run.

@@ -1,4 +1,4 @@
-"""What to leave out when a conversation no longer fits: whole turns, oldest first.
+"""Context truncation: the turns that a conversation without room leaves out, whole ones, oldest first.
 
 A turn goes from what the user says to the last word of the answer, with the tool calls and results in
 between: a call without its result, or an answer without its question, would confuse the model. The
@@ -23,7 +23,14 @@ T = TypeVar("T")
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Places at which turns begin; what stands before the first belongs to none."""
+    """Places at which turns begin; what stands before the first belongs to none.
+
+    Args:
+        messages: of any length.
+
+    Returns:
+        Indices, rising.
+    """
     return [i for i, message in enumerate(messages) if message["role"] == "user"]
 
 

@@ -1,4 +1,4 @@
-"""Values that go into and come out of a model. Pure data: no identity, no engine."""
+"""Value types: what goes into and comes out of a model. Pure data: no identity, no engine."""
 
 from __future__ import annotations
 
@@ -126,7 +126,14 @@ MODALITIES: dict[str, Modality] = {
 
 
 def modality_of(value: object) -> Modality | None:
-    """The modality of an Image, Audio or Video; None for anything else."""
+    """The modality of a medium.
+
+    Args:
+        value: of any type.
+
+    Returns:
+        None for what is no Image, Audio or Video.
+    """
     return next((modality for modality in MODALITIES.values() if isinstance(value, modality.type)), None)
 
 
@@ -174,6 +181,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
 
 

@@ -74,8 +74,8 @@ def test_systems_without_affinity(machine: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_everybody_counts_alike() -> None:
-    from gemma4_gguf.doctor.host import look_around
-    from gemma4_gguf.engine.openmp import Contention
+    from gemma4_gguf.doctor.host import describe_machine
+    from gemma4_gguf.engine.openmp import WaitPolicy
 
-    assert 1 <= physical_cores() <= logical_cores() == look_around().cores
-    assert Contention()._cores == allowed_cpus()
+    assert 1 <= physical_cores() <= logical_cores() == describe_machine().cores
+    assert WaitPolicy()._cores == allowed_cpus()

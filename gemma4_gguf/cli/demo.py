@@ -1,4 +1,4 @@
-"""gemma4-gguf demo: see it work, offline, with the checkpoint that comes with the package."""
+"""gemma4-gguf demo: every ability of the bundled checkpoint, offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gemma4-gguf describe: what a picture, a clip or a sound is about."""
+"""gemma4-gguf describe: a description of a picture, a clip or a sound."""
 
 from __future__ import annotations
 

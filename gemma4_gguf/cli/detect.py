@@ -1,4 +1,4 @@
-"""gemma4-gguf detect: where things are in a picture."""
+"""gemma4-gguf detect: things in a picture, as boxes or points."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     question = {} if args.prompt is None else {"prompt": args.prompt}
     options = {"image_tokens": args.image_tokens, "thinking": args.think, **given(args, SamplingOptions)}
     with open_session(args, quiet=args.json) as session:
-        look = session.point if args.points else session.detect
-        found = look(picture, args.what, **question, **options)
+        find = session.point if args.points else session.detect
+        found = find(picture, args.what, **question, **options)
     rows = [{k: v if k == "label" else round(v, 1) for k, v in asdict(item).items()} for item in found]
     if args.json:
         print_json_rows(rows)

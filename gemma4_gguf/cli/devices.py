@@ -1,4 +1,4 @@
-"""gemma4-gguf devices: where the installed llama.cpp can compute."""
+"""gemma4-gguf devices: a list of those that the installed llama.cpp can compute on."""
 
 from __future__ import annotations
 

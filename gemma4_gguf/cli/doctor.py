@@ -1,4 +1,4 @@
-"""gemma4-gguf doctor: is this installation right, and on which devices."""
+"""gemma4-gguf doctor: a check of this installation and its devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table from the type of an error to an exit code, and the sentence on stderr."""
+"""Exit codes: one table from the type of an error to its code, and the sentence on stderr."""
 
 from __future__ import annotations
 
@@ -34,12 +34,26 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of an error; EXIT_BUG for one that the library does not raise on purpose."""
+    """The exit code of an error.
+
+    Args:
+        error: of any type.
+
+    Returns:
+        EXIT_BUG for one that the library does not raise on purpose.
+    """
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_BUG)
 
 
 def report(error: Exception) -> int:
-    """Write one sentence to stderr and return the exit code."""
+    """Writes one sentence to stderr.
+
+    Args:
+        error: what ended the command.
+
+    Returns:
+        The exit code.
+    """
     from gemma4_gguf.cli.output import hint
 
     code = exit_code(error)

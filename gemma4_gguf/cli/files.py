@@ -1,4 +1,4 @@
-"""Files that the commands write: pictures, and texts that grow."""
+"""Output files: pictures that the commands write, and texts that grow."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 def picture_format(path: Path) -> str:
     """The format that the suffix of a file names.
 
+    Args:
+        path: a file name.
+
+    Returns:
+        Pillow's name, such as "PNG".
+
     Raises:
         OutputError: Pillow writes no such format.
     """
@@ -33,6 +39,10 @@ def picture_format(path: Path) -> str:
 
 def save_picture(picture: PILImage.Image, path: Path) -> None:
     """Write a picture in the format of its suffix.
+
+    Args:
+        picture: of any mode that the format holds.
+        path: written to; what is there is replaced.
 
     Raises:
         OutputError: Pillow writes no such format, or the place cannot be written.

@@ -1,4 +1,4 @@
-"""A picture in a terminal that can show one: by the protocol of kitty or of iTerm2, else in half blocks.
+"""Terminal graphics: a picture by the protocol of kitty or of iTerm2, else in half blocks.
 
 https://sw.kovidgoyal.net/kitty/graphics-protocol/ and https://iterm2.com/documentation-images.html
 """
@@ -59,6 +59,9 @@ def half_blocks(picture: PILImage.Image, columns: int) -> list[Text]:
     Args:
         picture: RGB.
         columns: characters a line.
+
+    Returns:
+        One Text a line.
     """
     rows = max(1, round(columns * picture.height / picture.width / 2))
     pixels = picture.resize((columns, rows * 2), PILImage.Resampling.LANCZOS).load()

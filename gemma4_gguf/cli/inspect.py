@@ -1,4 +1,4 @@
-"""gemma4-gguf inspect: what a GGUF file is, without loading it."""
+"""gemma4-gguf inspect: facts about a GGUF file, without loading it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def facts(report: FileReport) -> list[tuple[str, str]]:
-    """The lines above the table: name and value."""
+    """The lines above the table.
+
+    Args:
+        report: from `inspect_file`.
+
+    Returns:
+        Names and values, in order.
+    """
     member = report.member or ""
     if report.member == "custom":
         member = "a custom size" if report.kind == "drafter" else "of custom size"

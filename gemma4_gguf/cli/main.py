@@ -1,4 +1,4 @@
-"""The command `gemma4-gguf`: picks the subcommand and turns an error into one sentence and an exit code."""
+"""Command dispatcher: picks the subcommand and turns an error into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
+    """The parser of all subcommands.
+
+    Returns:
+        Its namespace has `command`, None without a subcommand, and `run`.
+    """
     parser = argparse.ArgumentParser(
         prog="gemma4-gguf",
         description=DESCRIPTION,

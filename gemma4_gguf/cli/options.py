@@ -1,4 +1,7 @@
-"""Options that several commands share. Defaults stay where they are declared: only what was typed goes on."""
+"""Shared options: those that several commands have. Defaults stay where they are declared.
+
+Only what was typed goes on to the library (`given`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data to stdout, progress and hints to stderr; plain text where there is no terminal."""
+"""Terminal output: data to stdout, progress and hints to stderr; plain text where there is no terminal."""
 
 from __future__ import annotations
 
@@ -33,28 +33,49 @@ class Screen(Console):
     """A rich console that leaves a broken pipe to the caller."""
 
     def on_broken_pipe(self) -> None:
+        """Raises the BrokenPipeError again, where rich would end the process."""
         raise
 
 
 def screen(stderr: bool = False) -> Screen:
-    """A console on stdout or stderr; made anew, so that a redirected stream is seen."""
+    """A console on stdout or stderr; made anew, so that a redirected stream is seen.
+
+    Args:
+        stderr: on stderr instead of stdout.
+
+    Returns:
+        PLAIN_WIDTH columns wide where there is no terminal.
+    """
     stream = sys.stderr if stderr else sys.stdout
     plain = not stream.isatty()
     return Screen(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
 
 
 def hint(markup: str, text: str = "") -> None:
-    """A line on stderr: markup of our own, then text of which nothing is read as markup."""
+    """A line on stderr.
+
+    Args:
+        markup: of our own, with rich's tags.
+        text: follows it; nothing in it is read as markup.
+    """
     screen(stderr=True).print(markup + escape(text))
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout."""
+    """JSON on stdout.
+
+    Args:
+        value: what JSON holds; anything else is written as its str.
+    """
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def print_json_rows(rows: Sequence[Any]) -> None:
-    """A JSON list on stdout, an item a line."""
+    """A JSON list on stdout, an item a line.
+
+    Args:
+        rows: of what JSON holds.
+    """
     items = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
     sys.stdout.write(f"[\n{items}\n]\n" if rows else "[]\n")
     sys.stdout.flush()
@@ -79,14 +100,25 @@ def print_table(
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Names and values on stdout, one pair a line, values aligned."""
+    """Names and values on stdout, one pair a line, values aligned.
+
+    Args:
+        facts: pairs of name and value, at least one.
+    """
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         screen().print(Text.assemble((name.ljust(width), "dim"), value))
 
 
 def size(n_bytes: float) -> str:
-    """Bytes for people, in decimal units as disks and hubs count."""
+    """Bytes for people, in decimal units as disks and hubs count.
+
+    Args:
+        n_bytes: 0 or more.
+
+    Returns:
+        Such as "3.40 GB".
+    """
     for unit, digits in (("B", 0), ("kB", 0), ("MB", 1), ("GB", 2)):
         if n_bytes < 999.5 or unit == "GB":
             return f"{n_bytes:.{digits}f} {unit}"
@@ -95,7 +127,14 @@ def size(n_bytes: float) -> str:
 
 
 def count(n: float) -> str:
-    """A number for people: 5,104,297,504 is 5.10 B."""
+    """A number for people.
+
+    Args:
+        n: 0 or more.
+
+    Returns:
+        Such as "5.10 B" for 5,104,297,504.
+    """
     for unit in ("", " K", " M", " B"):
         if n < 999.5 or unit == " B":
             return f"{n:.0f}" if not unit else f"{n:.2f}{unit}"
@@ -125,7 +164,14 @@ def byte_progress(title: str, *, quiet: bool = False) -> Iterator[ByteProgress |
 
 
 def tensor_progress(show: ByteProgress | None) -> ProgressCallback | None:
-    """What converting and quantizing call, for a bar of `byte_progress`."""
+    """What converting and quantizing call, for a bar of `byte_progress`.
+
+    Args:
+        show: from `byte_progress`; None when quiet.
+
+    Returns:
+        A callback; None for None.
+    """
     if show is None:
         return None
     return lambda step: show(step.tensor, step.done_bytes, step.total_bytes, step.fraction)

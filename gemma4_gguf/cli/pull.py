@@ -1,4 +1,4 @@
-"""gemma4-gguf pull: bring a model of the hub onto this machine, without opening it."""
+"""gemma4-gguf pull: a download of a model from the hub, without opening it."""
 
 from __future__ import annotations
 

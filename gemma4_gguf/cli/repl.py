@@ -1,4 +1,4 @@
-"""The conversation loop of `gemma4-gguf chat`: turns, commands that begin with a slash, attachments."""
+"""Conversation loop of `gemma4-gguf chat`: turns, commands that begin with a slash, attachments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reply on the terminal as it comes: the answer on stdout, thoughts and calls dimmed on stderr."""
+"""Reply stream on the terminal: the answer on stdout, thoughts and calls dimmed on stderr."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[S
 
     Yields:
         The session; it is closed at the end.
+
+    Raises:
+        OptionError: no model is named.
+        HubError: it cannot be downloaded.
     """
     named = getattr(args, "model", None) or os.environ.get(MODEL_VARIABLE)
     if not named:
@@ -90,7 +94,15 @@ def show(chunks: Iterator[Chunk], *, quiet: bool = False, stats: bool = False) -
 
 
 def waiting(chunks: Iterator[Chunk], *, quiet: bool) -> Iterator[Chunk]:
-    """The same chunks; on a terminal a spinner turns until the first, while pictures and text are read."""
+    """The same chunks; on a terminal a spinner turns until the first, while pictures and text are read.
+
+    Args:
+        chunks: of a reply.
+        quiet: show nothing.
+
+    Yields:
+        The chunks.
+    """
     aside = screen(stderr=True)
     if quiet or not aside.is_terminal:
         yield from chunks

@@ -1,1 +1,1 @@
-"""Is this installation right, and on which devices."""
+"""Installation check: whether llama.cpp computes on each device what transformers computed."""

@@ -1,4 +1,4 @@
-"""From what the doctor found to what a person should install or set."""
+"""Advice: what a person should install or set, given what the doctor found."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ def advise(machine: Machine, library: Library, devices: Sequence[DeviceReport]) 
         machine: it.
         library: the installed llama.cpp.
         devices: what was found on each.
+
+    Returns:
+        Advice of which each stands by itself; empty if all is well.
     """
     found = [*_about_library(library), *_about_versions(machine), *_about_places(machine)]
     if not library.failure:
@@ -50,6 +53,9 @@ def build_command(options: str = "", *, platform: str = sys.platform) -> str:
     Args:
         options: of CMake.
         platform: of `sys.platform`.
+
+    Returns:
+        For a shell; for PowerShell on Windows.
     """
     install = f"pip install --force-reinstall --no-cache-dir --no-binary {DISTRIBUTION} {NEEDED}"
     if not options:

@@ -1,4 +1,4 @@
-"""A child process that examines: its lines read as they come, its silence and its death told."""
+"""Child process: its events read as they come, its silence and its crash reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ChildProcess:
         self.log: tuple[str, ...] = ()
 
     @property
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """A clause with the last line of the log, where llama.cpp says why it gives up."""
         spoken = [line.strip() for line in self.log if line.strip()]
         return f" (its last words: {spoken[-1]})" if spoken else ""
@@ -52,7 +52,7 @@ class ChildProcess:
             stderr=subprocess.PIPE,
             env=environment,
         )
-        results, words = _listen(process)
+        results, tail = _read_streams(process)
         ended = silent = False
         try:
             for line in results:
@@ -72,14 +72,14 @@ class ChildProcess:
             raise
         finally:
             returncode = process.wait()
-            self.log = tuple(line.decode("utf-8", "replace").rstrip() for line in words())
+            self.log = tuple(line.decode("utf-8", "replace").rstrip() for line in tail())
         if silent:
             self.failure, self.crashed = f"gave no sign for {SILENCE_S:.0f} seconds", True
         elif not ended and not self.failure:
             self.failure, self.crashed = f"ended with {signal_name(returncode)}", True
 
 
-def _listen(
+def _read_streams(
     process: subprocess.Popen[bytes],
 ) -> tuple[Iterator[bytes | None], Callable[[], list[bytes]]]:
     """Lines of stdout as they come, None when it is silent for too long; and the last ones of stderr."""
@@ -103,17 +103,19 @@ def _listen(
                 return
             yield line
 
-    def words() -> list[bytes]:
-        listener.join(timeout=5)  # a process that the child left behind may hold the stream open
+    def tail() -> list[bytes]:
+        stderr_reader.join(timeout=5)  # a process that the child left behind may hold the stream open
         return list(last)
 
-    speaker = threading.Thread(
+    stdout_reader = threading.Thread(
         target=read, args=(process.stdout, lines.put, lambda: lines.put(None)), daemon=True
     )
-    listener = threading.Thread(target=read, args=(process.stderr, last.append, lambda: None), daemon=True)
-    speaker.start()
-    listener.start()
-    return results(), words
+    stderr_reader = threading.Thread(
+        target=read, args=(process.stderr, last.append, lambda: None), daemon=True
+    )
+    stdout_reader.start()
+    stderr_reader.start()
+    return results(), tail
 
 
 def _ends(process: subprocess.Popen[bytes]) -> bool:
@@ -134,10 +136,13 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def signal_name(returncode: int) -> str:
-    """How a process ended, for people: "signal 6 (SIGABRT)" or "exit code 3".
+    """How a process ended, for people.
 
     Args:
         returncode: as `subprocess` gives it.
+
+    Returns:
+        Such as "signal 6 (SIGABRT)" or "exit code 3".
     """
     if returncode < 0:
         try:

@@ -1,4 +1,4 @@
-"""One device put to the test, in a process of its own: llama.cpp ends the whole process when it fails.
+"""Device examination, in a process of its own: llama.cpp ends the whole process when it fails.
 
     library                               which llama.cpp is there
     prepare CHECKPOINT FOLDER             convert
@@ -60,7 +60,11 @@ def prepare(checkpoint: Path, folder: Path) -> None:
 
 
 def describe_library(emit: Emit) -> None:
-    """Tell which llama.cpp is installed, before anything of it is used."""
+    """Tell which llama.cpp is installed, before anything of it is used.
+
+    Args:
+        emit: takes each result.
+    """
     emit({"event": "library", "llama_cpp_python": ".".join(map(str, library.installed_version()))})
     version, commit = library.ggml_build()
     emit(
@@ -172,6 +176,9 @@ def measure_speed(session: Session) -> Speed:
 
     Args:
         session: of the small model.
+
+    Returns:
+        Tokens a second, of the prompt and of the reply.
     """
     ends = {i: -1e9 for i in session.facts.special_tokens.values()}
     options: dict[str, Any] = {"temperature": 0, "logit_bias": tuple(ends.items())}
@@ -195,7 +202,14 @@ def _shortened(text: str, length: int = 60) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """What the child process does."""
+    """What the child process does.
+
+    Args:
+        arguments: as above, from the command line.
+
+    Returns:
+        The exit code: 0, or 1 after an error that was emitted.
+    """
     # llama.cpp and its drivers may write to stdout, which is for results alone.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Is this installation right? Every device computes what transformers computed, or it is said where not.
+"""Installation check: every device computes what transformers computed, or it is said where not.
 
 Devices are examined one after the other, each in a process of its own (`device_process`), since llama.cpp
 ends the process when something goes wrong inside. Here they are started, watched and summed up.
@@ -18,7 +18,7 @@ from typing import Any, get_args
 from gemma4_gguf import __version__
 from gemma4_gguf.doctor.advice import advise
 from gemma4_gguf.doctor.child_process import ChildProcess
-from gemma4_gguf.doctor.host import look_around
+from gemma4_gguf.doctor.host import describe_machine
 from gemma4_gguf.doctor.report import Advice, Check, DeviceReport, Library, Report, Speed
 from gemma4_gguf.errors import CheckpointError, OptionError, OutputError
 from gemma4_gguf.nano.bundled import bundled_checkpoint
@@ -58,9 +58,9 @@ def examine_machine(
     say = progress or (lambda device, what: None)
     command = list(examination) or [sys.executable, "-c", _START, json.dumps(sys.path)]
     say("", "looking at the machine")
-    machine = look_around()
+    machine = describe_machine()
     say("", "loading llama.cpp")
-    library = look_at_library(command)
+    library = examine_library(command)
     devices: list[DeviceReport] = []
     before: list[Advice] = []
     if not library.failure:
@@ -73,11 +73,14 @@ def examine_machine(
     return Report(__version__, machine, library, tuple(devices), advice)
 
 
-def look_at_library(examination: Sequence[str]) -> Library:
+def examine_library(examination: Sequence[str]) -> Library:
     """Which llama.cpp is installed, asked in a child process: a wrong build ends it on loading.
 
     Args:
         examination: the command of the child process.
+
+    Returns:
+        What it is; `failure` says why it does not load.
     """
     known: dict[str, Any] = {}
     run = ChildProcess([*examination, "library"])
@@ -87,7 +90,7 @@ def look_at_library(examination: Sequence[str]) -> Library:
     known |= {key: tuple(known[key]) for key in ("backends", "devices") if key in known}
     failure = run.failure
     if run.crashed:
-        failure = f"llama.cpp does not load: the process {run.failure}{run.last_words}."
+        failure = f"llama.cpp does not load: the process {run.failure}{run.last_line}."
     return Library(**known, failure=failure)
 
 
@@ -97,6 +100,9 @@ def devices_of(library: Library, device: Device = "auto") -> tuple[str, ...]:
     Args:
         library: what there is.
         device: look at this one alone; "auto" looks at all.
+
+    Returns:
+        Names as in `Device`.
     """
     if device != "auto":
         return (device,)
@@ -126,7 +132,7 @@ def examine_device(report: DeviceReport, command: Sequence[str], say: DoctorProg
             checks.append(Check(**{key: value for key, value in event.items() if key != "event"}))
         elif event["event"] == "speed":
             speed = Speed(event["prompt"], event["decode"])
-    failure = f"{run.failure} at: {doing}{run.last_words}" if run.crashed else run.failure
+    failure = f"{run.failure} at: {doing}{run.last_line}" if run.crashed else run.failure
     return replace(report, checks=tuple(checks), speed=speed, failure=failure, log=run.log if failure else ())
 
 
@@ -138,7 +144,7 @@ def _examine_all(
     for _ in run.events():
         pass
     if run.failure:
-        raise CheckpointError(f"The bundled checkpoint is not converted: {run.failure}{run.last_words}")
+        raise CheckpointError(f"The bundled checkpoint is not converted: {run.failure}{run.last_line}")
     for name in devices_of(library, device):
         say(name, "starting")
         names = tuple(entry["description"] for entry in library.devices if entry["backend"] == name)

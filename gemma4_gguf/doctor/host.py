@@ -1,4 +1,4 @@
-"""What a machine is made of, as it tells without llama.cpp: processor, graphics cards, versions, room."""
+"""Machine facts: processor, graphics cards, versions and free space, found without llama.cpp."""
 
 from __future__ import annotations
 
@@ -123,8 +123,12 @@ class Machine:
     places: tuple[Place, ...]
 
 
-def look_around() -> Machine:
-    """What this machine is made of. Starts nothing but the tools of drivers, where they are installed."""
+def describe_machine() -> Machine:
+    """What this machine is made of. Starts nothing but the tools of drivers, where they are installed.
+
+    Returns:
+        The facts; "", 0 or empty where one is not known.
+    """
     flags, name = _processor()
     return Machine(
         system=platform.platform(),
@@ -141,10 +145,13 @@ def look_around() -> Machine:
 
 
 def version_of(distribution: str) -> str:
-    """Version of an installed distribution; "" if it is not there.
+    """Version of an installed distribution.
 
     Args:
         distribution: its name.
+
+    Returns:
+        As its metadata says; "" if it is not there.
     """
     try:
         return metadata.version(distribution)
@@ -170,6 +177,9 @@ def graphics_cards(bus: Path = Path("/sys/bus/pci/devices")) -> tuple[Card, ...]
 
     Args:
         bus: directory of the PCI devices (Linux).
+
+    Returns:
+        Those of NVIDIA's driver first.
     """
     nvidia = _nvidia_cards()
     cards: list[Card] = list(nvidia)
@@ -186,7 +196,11 @@ def graphics_cards(bus: Path = Path("/sys/bus/pci/devices")) -> tuple[Card, ...]
 
 
 def places() -> tuple[Place, ...]:
-    """The directories that downloads and the demo are written into, and whether they can be."""
+    """The directories that downloads and the demo are written into, and whether they can be.
+
+    Returns:
+        One each; `problem` says why one cannot be written.
+    """
     from huggingface_hub import constants
 
     found = [place("downloads", Path(constants.HF_HUB_CACHE).expanduser())]
@@ -203,6 +217,9 @@ def place(what: str, path: Path) -> Place:
     Args:
         what: for.
         path: where.
+
+    Returns:
+        With its free bytes; `problem` says why it cannot be written.
     """
     there = path
     while not there.exists() and there != there.parent:
@@ -265,7 +282,14 @@ def _read(path: Path) -> str:
 
 
 def tool_output(*command: str) -> str:
-    """What a tool prints; "" if it is not there or fails."""
+    """What a tool prints.
+
+    Args:
+        command: its name and arguments.
+
+    Returns:
+        Its stdout; "" if it is not there or fails.
+    """
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         if done.returncode == 0:

@@ -1,4 +1,4 @@
-"""What transformers computed for the bundled checkpoint, and how far other numbers are from it.
+"""Reference values: what transformers computed for the bundled checkpoint, and how far others are from it.
 
 tests/reference/bundled.py records it as reference.npz beside the checkpoint. Of each distribution only the
 likeliest tokens are kept, the rest as one number: enough to tell right from wrong, in a few kilobytes.
@@ -46,6 +46,9 @@ class Medium:
 
         Args:
             folder: of the checkpoint.
+
+        Returns:
+            A value that refers to its file, or holds the samples of `probe_sound`.
         """
         if self.kind == "picture":
             return Image(folder / self.file, self.image_tokens)
@@ -141,6 +144,9 @@ class Question:
         Args:
             reply: text of the reply.
             folder: of the checkpoint.
+
+        Returns:
+            True for the same words, or for boxes as `same_boxes` compares them.
         """
         if not self.boxes or self.medium is None:
             return reply.split() == self.answer.split()
@@ -152,6 +158,9 @@ class Question:
 
         Args:
             reply: text of the reply.
+
+        Returns:
+            Labels in the order written; empty if there are no boxes.
         """
         return [box.label for box in read_boxes(reply, (1, 1))]
 
@@ -176,7 +185,11 @@ class Reference:
 
 
 def probe_sound() -> np.ndarray:
-    """Two rising tones, float32 [24000] at 16 kHz, for a checkpoint without a sample."""
+    """Two rising tones, for a checkpoint without a sample.
+
+    Returns:
+        float32 [24000] at 16 kHz, in [-1, 1].
+    """
     t = np.arange(24_000) / 16_000
     sound = 0.4 * np.sin(2 * np.pi * (200 * t + 300 * t**2)) + 0.2 * np.sin(
         2 * np.pi * (900 * t + 500 * t**2)
@@ -190,6 +203,9 @@ def same_boxes(expected: Sequence[Box], found: Sequence[Box]) -> bool:
     Args:
         expected: one list.
         found: the other.
+
+    Returns:
+        True if each box of one fits one of the other (SAME_BOX), and none is left over.
     """
     left = list(found)
     for box in expected:
@@ -209,6 +225,9 @@ def load_reference(folder: Path) -> Reference:
 
     Args:
         folder: of the checkpoint.
+
+    Returns:
+        All of it, in memory.
 
     Raises:
         CheckpointError: there is none, or it is damaged.

@@ -1,4 +1,4 @@
-"""What an examination finds: checks, speeds, devices, advice and the whole report."""
+"""Examination report: checks, speeds, devices and advice, as values."""
 
 from __future__ import annotations
 
@@ -140,6 +140,10 @@ class Report:
         return all(device.right for device in self.devices) and not any(a.wrong for a in self.advice)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
+        """The same as plain values, for JSON.
+
+        Returns:
+            Nested dicts and tuples.
+        """
         devices = [asdict(device) | {"right": device.right} for device in self.devices]
         return asdict(self) | {"devices": devices, "right": self.right}

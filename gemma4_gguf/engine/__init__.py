@@ -1,1 +1,1 @@
-"""The only place that touches llama.cpp: library, files, model, context, sampler, projector."""
+"""Inference engine: the only place that touches llama.cpp. Library, model, context, sampler, projector."""

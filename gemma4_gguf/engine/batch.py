@@ -1,4 +1,4 @@
-"""A llama_batch: the tokens or embeddings that one decode takes, over arrays allocated once."""
+"""Token batch: the llama_batch of one decode, tokens or embeddings, over arrays allocated once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,16 @@ class Batch:
         )
 
     def set_one(self, token: int, position: int, sequence: int) -> Any:
-        """One token whose logits are wanted; for a batch that is used for nothing else."""
+        """One token whose logits are wanted; for a batch that is used for nothing else.
+
+        Args:
+            token: its id.
+            position: in the sequence, from 0.
+            sequence: its number, below `n_seq`.
+
+        Returns:
+            The llama_batch.
+        """
         self._tokens[0] = token
         self._positions[0] = position
         self._rows[0] = 1
@@ -47,14 +56,34 @@ class Batch:
         return self._struct
 
     def set_tokens(self, tokens: Sequence[int], position: int, sequence: int, rows: int) -> Any:
-        """Tokens, of which the last `rows` want logits."""
+        """Tokens, some of which want logits.
+
+        Args:
+            tokens: ids, at most `capacity`.
+            position: of the first, from 0.
+            sequence: its number, below `n_seq`.
+            rows: how many of the last want logits.
+
+        Returns:
+            The llama_batch.
+        """
         self._tokens[: len(tokens)] = tokens
         self._struct.token = self._token_pointer
         self._struct.embd = None
         return self._place(len(tokens), position, sequence, rows)
 
     def set_embeddings(self, embeddings: np.ndarray, position: int, sequence: int, rows: int) -> Any:
-        """Embeddings, float32 [n, n_embd], of which the last `rows` want logits."""
+        """Embeddings, some of which want logits.
+
+        Args:
+            embeddings: float32 [n, n_embd], n at most `capacity`.
+            position: of the first, from 0.
+            sequence: its number, below `n_seq`.
+            rows: how many of the last want logits.
+
+        Returns:
+            The llama_batch.
+        """
         self._embeddings = np.ascontiguousarray(embeddings, np.float32)  # kept alive until the next call
         self._struct.token = None
         self._struct.embd = self._embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

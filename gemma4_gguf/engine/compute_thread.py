@@ -1,4 +1,4 @@
-"""The one thread that computes, and Ctrl-C while it does.
+"""Compute thread: the only one that runs graphs, and Ctrl-C while it does.
 
 All graphs run on one thread of the process. OpenMP keeps a team of workers for every thread that computes,
 and with a second team there are more workers than cores: they then sleep at every node of a graph instead of
@@ -19,13 +19,13 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from gemma4_gguf.engine.openmp import Contention
+from gemma4_gguf.engine.openmp import WaitPolicy
 
 T = TypeVar("T")
 
 _NAME = "gemma4-compute"
 _workers = ThreadPoolExecutor(1, _NAME)
-contention = Contention()
+wait_policy = WaitPolicy()
 
 
 def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
@@ -70,7 +70,7 @@ class _Job(Generic[T]):
                 raise CancelledError
             self._begun = True
         try:
-            contention.look()
+            wait_policy.update()
             return self._work()
         finally:
             self._ended.set()
@@ -81,7 +81,7 @@ class _Job(Generic[T]):
         return self._cancelled or self._ended.is_set()
 
     def cancel(self) -> bool:
-        """Keeps it from beginning. Returns: whether that was in time."""
+        """Keeps it from beginning, and says whether that was in time."""
         with self._lock:
             self._cancelled = not self._begun
             return self._cancelled
@@ -109,7 +109,14 @@ class Interrupt:
         lib.llama_set_abort_callback(handle, callback, ctypes.cast(self._flag, ctypes.c_void_p))
 
     def run(self, work: Callable[[], int]) -> int:
-        """Runs a decode; Ctrl-C stops it first and is then raised."""
+        """Runs a decode; Ctrl-C stops it first and is then raised.
+
+        Args:
+            work: calls llama_decode.
+
+        Returns:
+            What the work returns.
+        """
         try:
             return compute(work, self.stop)
         finally:

@@ -1,4 +1,4 @@
-"""A context: the key/value cache of several conversations, and the decoding of tokens and embeddings into it.
+"""Decoding context: the key/value cache of several conversations, and the decoding into it.
 
 Three things differ from llama.cpp's defaults. The cache is windowed (swa_full off), which the ledger in
 `kv_cache` accounts for. One micro-batch holds the largest picture where its tokens must see each other. Only
@@ -19,7 +19,7 @@ import numpy as np
 from gemma4_gguf.cpu_cores import physical_cores
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.batch import Batch
-from gemma4_gguf.engine.compute_thread import Interrupt, contention
+from gemma4_gguf.engine.compute_thread import Interrupt, wait_policy
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequenceState, n_positions
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.prefix_reuse import Reuse
@@ -48,14 +48,14 @@ class Context:
     Args:
         model: loaded model; it must outlive the context.
         options: sizes, cache type, threads.
-        sees: a projector with a picture tower will be used.
+        vision: a projector with a picture tower will be used.
 
     Raises:
         OptionError: the options are out of range or contradict each other.
         EngineError: llama.cpp cannot make the context.
     """
 
-    def __init__(self, model: Model, options: SessionOptions, *, sees: bool = False) -> None:
+    def __init__(self, model: Model, options: SessionOptions, *, vision: bool = False) -> None:
         _check_options(options)
         lib = library.llama()
         self.model = model
@@ -63,7 +63,7 @@ class Context:
         self.n_seq = options.n_seq
         spare = model.on_gpu or not options.release_pages
         text_batch = TEXT_BATCH if spare else max(CPU_TEXT_BATCH, options.n_seq)
-        self.n_batch = IMAGE_BATCH if sees and model.facts.bidirectional_images else text_batch
+        self.n_batch = IMAGE_BATCH if vision and model.facts.bidirectional_images else text_batch
         self.n_outputs = max(N_OUTPUTS, self.n_seq)
         self.lock = threading.RLock()
         self._lib = lib
@@ -94,7 +94,7 @@ class Context:
         params.n_seq_max = options.n_seq
         params.n_outputs_max = self.n_outputs
         params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
-        contention.expect(params.n_threads)
+        wait_policy.expect(params.n_threads)
         params.type_k = params.type_v = _KV_TYPES[options.kv_type]
         params.flash_attn_type = _flash_attention(options)
         params.swa_full = options.swa_full
@@ -125,7 +125,11 @@ class Context:
             self.handle = None
 
     def require_open(self) -> None:
-        """Raises EngineError after `close`: llama.cpp would read freed memory."""
+        """Checks that it is open: llama.cpp would read freed memory.
+
+        Raises:
+            EngineError: it was closed.
+        """
         if self.handle is None:
             raise EngineError("The session is closed. Open it again.")
 
@@ -201,7 +205,16 @@ class Context:
                     state.append(part)
 
     def extend_one(self, state: SequenceState, token: int) -> None:
-        """Decodes one token: `extend` without its overhead, for the reply."""
+        """Decodes one token: `extend` without its overhead, for the reply.
+
+        Args:
+            state: a lent sequence, fitted.
+            token: id of what comes after its items.
+
+        Raises:
+            ContextFullError: it does not fit.
+            EngineError: llama.cpp fails.
+        """
         self.require_open()
         self.require_room(state.n_past + 1)
         state.dirty = True
@@ -217,8 +230,16 @@ class Context:
     def all_logits(self, state: SequenceState, items: Sequence[Item]) -> np.ndarray:
         """Decodes items and returns the logits after each.
 
+        Args:
+            state: a lent sequence, fitted.
+            items: what comes after its items.
+
         Returns:
             float32 [n_positions, n_vocab]; the rows of media spans are NaN: nothing is predicted inside them.
+
+        Raises:
+            ContextFullError: they do not fit.
+            EngineError: llama.cpp fails.
         """
         self.require_room(state.n_past + n_positions(items))
         logits = np.full((n_positions(items), self.model.n_vocab), np.nan, np.float32)
@@ -240,12 +261,26 @@ class Context:
         return logits
 
     def logits(self, row: int = -1) -> np.ndarray:
-        """Logits of one token of the last decode, float32 [n_vocab], valid until the next one."""
+        """Logits of one token of the last decode.
+
+        Args:
+            row: which of those that wanted logits; -1 is the last.
+
+        Returns:
+            float32 [n_vocab], valid until the next decode.
+        """
         pointer = self._lib.llama_get_logits_ith(self.handle, row)
         return np.ctypeslib.as_array(pointer, (self.model.n_vocab,))
 
     def require_room(self, n_tokens: int) -> None:
-        """Raises ContextFullError if a conversation cannot hold so many tokens."""
+        """Checks that a conversation can hold so many tokens.
+
+        Args:
+            n_tokens: soft tokens of media included.
+
+        Raises:
+            ContextFullError: it cannot.
+        """
         if n_tokens > self.n_ctx:
             raise ContextFullError(
                 f"The prompt needs {n_tokens:,} tokens, the context holds {self.n_ctx:,}. Shorten it, lower "

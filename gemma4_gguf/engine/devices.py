@@ -1,4 +1,4 @@
-"""Devices that this build of llama.cpp can compute on, and choosing among them."""
+"""Compute devices: those of this build of llama.cpp, and the choice among them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def backends() -> tuple[str, ...]:
 
 def list_devices() -> tuple[DeviceInfo, ...]:
     """Every device that this build of llama.cpp can use, CPU included.
+
+    Returns:
+        In llama.cpp's order.
 
     Raises:
         EngineError: llama.cpp does not load.

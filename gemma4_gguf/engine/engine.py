@@ -71,8 +71,8 @@ class Engine:
                     projector.path, self.model.handle, n_threads=n_threads, use_gpu=self.model.on_gpu
                 )
                 stack.callback(self.projector.close)
-            sees = self.projector is not None and self.projector.has_vision
-            self.context = Context(self.model, options, sees=sees)
+            vision = self.projector is not None and self.projector.has_vision
+            self.context = Context(self.model, options, vision=vision)
             stack.callback(self.context.close)
             self.media = MediaEncoder(self.projector, bidirectional_images=model.bidirectional_images)
             self.pool = SequencePool(options.n_seq)
@@ -89,7 +89,11 @@ class Engine:
         self._finalizer()
 
     def require_open(self) -> None:
-        """Raises EngineError after `close`: llama.cpp would read freed memory."""
+        """Checks that it is open: llama.cpp would read freed memory.
+
+        Raises:
+            EngineError: it was closed.
+        """
         self.context.require_open()
 
     # Vocabulary and media
@@ -100,6 +104,9 @@ class Engine:
         Args:
             text: of any length.
             special: read control tokens out of the text; otherwise they are plain characters.
+
+        Returns:
+            Ids; none for an empty text.
         """
         self.require_open()
         return self.model.tokenize(text, special=special)
@@ -110,6 +117,9 @@ class Engine:
         Args:
             ids: token ids.
             special: show control tokens as written; otherwise they are left out.
+
+        Returns:
+            The text.
 
         Raises:
             MessageError: an id is not in the vocabulary.
@@ -123,6 +133,9 @@ class Engine:
         Args:
             kind: "image" or "audio".
             span: of the medium.
+
+        Returns:
+            Id, span, id.
 
         Raises:
             GGUFError: the vocabulary lacks one of these tokens.
@@ -144,6 +157,9 @@ class Engine:
         Args:
             entries: token ids; Image and Audio, which are put between their control tokens; arrays float32
                 [n, n_embd], which are decoded as they are (as a picture's).
+
+        Returns:
+            Token ids and media spans, at least one.
 
         Raises:
             MessageError: an id is outside the vocabulary, an array of another shape, or there is nothing.
@@ -206,6 +222,9 @@ class Engine:
             calls: tool calls that may come instead of what the grammar says.
             start: as for `Guide`.
             in_thought: the prompt ends inside a thought.
+
+        Returns:
+            A guide at the start of a reply.
 
         Raises:
             GrammarError: the grammar cannot be followed.

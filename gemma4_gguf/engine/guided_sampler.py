@@ -1,4 +1,4 @@
-"""Replies that follow a grammar: which tokens may come next, and drawing among them.
+"""Guided sampler: the tokens that a grammar allows next, and drawing among them.
 
 llguidance walks the grammar and marks the allowed tokens of a vocabulary of 262,144 in well under a
 millisecond; the logits of the others become minus infinity, and llama.cpp's own samplers draw as always. A
@@ -63,6 +63,9 @@ class TokenTable:
             grammar: to follow.
             literal: markers spelled out in it are characters; otherwise they are the tokens.
 
+        Returns:
+            An llguidance.LLMatcher at the start of a text.
+
         Raises:
             GrammarError: llguidance refuses the grammar, for example because it is too large.
         """
@@ -103,7 +106,14 @@ _tables_lock = threading.Lock()
 
 
 def token_table(model: Model) -> TokenTable:
-    """Returns: the table of a model file's vocabulary, built when first asked for and kept for later."""
+    """The table of a model file's vocabulary, built when first asked for and kept for later.
+
+    Args:
+        model: loaded.
+
+    Returns:
+        A table; one for all models of the same file.
+    """
     status = model.facts.path.stat()
     key = (model.facts.path.resolve(), status.st_size, status.st_mtime_ns)
     with _tables_lock:
@@ -145,7 +155,7 @@ class Guide:
         self._matcher = table.matcher(grammar, literal=literal)
         self._calls = None if calls is None else table.matcher(calls)
         self._start = start
-        self._thinks = in_thought
+        self._in_thought = in_thought
         # Markers that may stand in place of the grammar's first token.
         self._may_think = start == "after_thought" and not in_thought and markers.channel_open is not None
         self._may_call = self._calls is not None and markers.call_open is not None
@@ -156,7 +166,7 @@ class Guide:
     @property
     def complete(self) -> bool:
         """What was written so far is a whole reply."""
-        return self._free or (not self._thinks and bool(self._matcher.is_accepting()))
+        return self._free or (not self._in_thought and bool(self._matcher.is_accepting()))
 
     @property
     def text(self) -> str:
@@ -180,7 +190,7 @@ class Guide:
         Raises:
             GrammarError: nothing may come: the grammar is at a dead end.
         """
-        if self._thinks:
+        if self._in_thought:
             return self._thought_mask()
         if self._free:
             return None
@@ -199,21 +209,24 @@ class Guide:
         return allowed
 
     def commit(self, token: int) -> None:
-        """Take the token that was drawn.
+        """Takes the token that was drawn.
+
+        Args:
+            token: its id.
 
         Raises:
             GrammarError: it was not allowed.
         """
         markers = self._markers
-        if self._thinks:
-            self._thinks = token != markers.channel_close
+        if self._in_thought:
+            self._in_thought = token != markers.channel_close
         elif self._free:
             self._free = token != markers.call_open
             if not self._free:
                 self._matcher.reset()
                 self._consume(token)
         elif self._may_think and token == markers.channel_open:
-            self._thinks, self._may_think = True, False
+            self._in_thought, self._may_think = True, False
         else:
             if self._may_call and token == markers.call_open:
                 self._matcher = self._calls
@@ -262,6 +275,13 @@ class GuidedSampler:
 
     def draw(self, context: Any, row: int = -1) -> int:
         """Draws a token that fits, from the logits of the last decode.
+
+        Args:
+            context: handle of the llama_context.
+            row: which token of the last batch; -1 is the last one with logits.
+
+        Returns:
+            Its id.
 
         Raises:
             GrammarError: none does.

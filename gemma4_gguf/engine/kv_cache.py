@@ -1,4 +1,4 @@
-"""What the key/value cache holds, sequence by sequence, so that a prompt pays only for what is new.
+"""Key/value cache: what it holds, sequence by sequence, so that a prompt pays only for what is new.
 
 A sequence is a list of items, each a token id or a media span (an atom: part of a picture is worth
 nothing). A new prompt keeps the items it has in common with a sequence. Sliding-window layers forget what
@@ -57,12 +57,27 @@ Item = int | MediaSpan
 
 
 def n_positions(items: Sequence[Item]) -> int:
-    """Positions in the cache that items take: one per token."""
+    """Positions in the cache that items take: one per token.
+
+    Args:
+        items: token ids and media spans.
+
+    Returns:
+        Their number, soft tokens counted one by one.
+    """
     return sum(1 if isinstance(item, int) else item.n_tokens for item in items)
 
 
 def common_items(one: Sequence[Item], other: Sequence[Item]) -> int:
-    """How many items two lists share from the start."""
+    """How many items two lists share from the start.
+
+    Args:
+        one: items.
+        other: items.
+
+    Returns:
+        0 to the length of the shorter.
+    """
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return i
@@ -105,16 +120,33 @@ class SequenceState:
         self.owner: weakref.ref[object] | None = None
 
     def append(self, items: Sequence[Item]) -> None:
+        """Notes items that were decoded into it.
+
+        Args:
+            items: in order.
+        """
         self.items.extend(items)
         self.n_past += n_positions(items)
 
     def truncate(self, n_items: int) -> None:
+        """Notes that items at its end were dropped, and the snapshots among them.
+
+        Args:
+            n_items: items that stay.
+        """
         del self.items[n_items:]
         self.n_past = n_positions(self.items)
         self.snapshots = [snapshot for snapshot in self.snapshots if snapshot.n_items <= n_items]
 
     def belongs_to_another(self, owner: object | None) -> bool:
-        """Whether somebody else who may still come back used it last."""
+        """Whether somebody else who may still come back used it last.
+
+        Args:
+            owner: who asks; None for nobody in particular.
+
+        Returns:
+            False if nobody used it, or if that one is gone.
+        """
         last = self.owner() if self.owner is not None else None
         return last is not None and last is not owner
 
@@ -144,6 +176,9 @@ class SequencePool:
             items: the prompt.
             owner: who comes back with a longer prompt, such as a Chat; held weakly.
 
+        Yields:
+            The sequence; it is given back at the end.
+
         Raises:
             EngineError: this very thread holds all (streams it has not finished): waiting would never end.
         """
@@ -170,6 +205,12 @@ class SequencePool:
     @contextmanager
     def lend_own(self, owner: object) -> Iterator[SequenceState | None]:
         """Lends the sequence that somebody used last; None if another one has it by now.
+
+        Args:
+            owner: who used it last.
+
+        Yields:
+            The sequence, which is given back at the end, or None.
 
         Raises:
             EngineError: it is in mid-reply.

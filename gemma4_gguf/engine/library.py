@@ -1,4 +1,4 @@
-"""llama.cpp itself: loaded on first use, its log lines turned into Python's, its devices listed.
+"""llama.cpp library: loaded on first use, its log lines turned into Python's.
 
 Bindings are the low-level modules of llama-cpp-python (`llama_cpp.llama_cpp`, `llama_cpp.mtmd_cpp`), from the
 first version whose llama.cpp decodes every Gemma 4 member correctly. What they do not bind (the devices of
@@ -40,6 +40,9 @@ _lock = threading.RLock()
 def installed_version() -> tuple[int, ...]:
     """Version of llama-cpp-python, without loading it.
 
+    Returns:
+        Three numbers.
+
     Raises:
         EngineError: it is absent or too old.
     """
@@ -62,6 +65,9 @@ def installed_version() -> tuple[int, ...]:
 @functools.cache
 def llama() -> Any:
     """The binding module of llama.h, loaded and started.
+
+    Returns:
+        llama_cpp.llama_cpp.
 
     Raises:
         EngineError: llama-cpp-python is absent, too old, or its library does not load.
@@ -86,6 +92,9 @@ def llama() -> Any:
 def mtmd() -> Any:
     """The binding module of mtmd.h (projectors), loaded and quietened.
 
+    Returns:
+        llama_cpp.mtmd_cpp.
+
     Raises:
         EngineError: as for `llama`, or llama-cpp-python was built without mtmd.
     """
@@ -103,7 +112,11 @@ def mtmd() -> Any:
 
 
 def build_info() -> str:
-    """What llama.cpp says about itself: instruction sets and backends, one line."""
+    """What llama.cpp says about itself: instruction sets and backends, one line.
+
+    Returns:
+        Names and values, such as "CPU : AVX2 = 1 | …".
+    """
     return str(llama().llama_print_system_info().decode(errors="replace")).strip()
 
 
@@ -131,7 +144,11 @@ def amx_fault() -> str:
 
 
 def ggml_build() -> tuple[str, str]:
-    """Version and commit of the ggml in it; "" for what an older one does not tell."""
+    """Version and commit of the ggml in it; "" for what an older one does not tell.
+
+    Returns:
+        Version, commit.
+    """
     llama()
     known = []
     for name in ("ggml_version", "ggml_commit"):
@@ -178,13 +195,24 @@ def _log_callback() -> Any:
 
 @contextmanager
 def complaints() -> Iterator[deque[str]]:
-    """Collects what llama.cpp reports as errors inside the block, to be quoted when something fails."""
+    """Collects what llama.cpp reports as errors inside the block, to be quoted when something fails.
+
+    Yields:
+        The lines; at most the last six are kept.
+    """
     _sink.complaints.clear()
     yield _sink.complaints
 
 
 def quote(lines: deque[str]) -> str:
-    """A clause for an error message out of collected lines; empty without any."""
+    """A clause for an error message out of collected lines; empty without any.
+
+    Args:
+        lines: from `complaints`.
+
+    Returns:
+        Begins with a space; empty without any.
+    """
     return f" llama.cpp said: {' / '.join(lines)}" if lines else ""
 
 

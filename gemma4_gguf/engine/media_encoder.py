@@ -1,4 +1,4 @@
-"""Media encoder: prepared pictures and sounds to spans of soft tokens, their embeddings kept by content.
+"""Media encoder: prepared pictures and sounds → spans of soft tokens, their embeddings kept by content.
 
 Media are counted at once, and encoded only when the cache lacks them.
 """
@@ -53,6 +53,9 @@ class MediaEncoder:
             media: what to read.
             image_tokens: budget of a picture that names none itself.
 
+        Returns:
+            A span; its embeddings are made when they are first needed.
+
         Raises:
             MessageError: this session cannot take it.
             MediaError: it cannot be read or used.
@@ -77,6 +80,9 @@ class MediaEncoder:
 
         Args:
             prepared: for this projector.
+
+        Returns:
+            A span; its embeddings are made when they are first needed.
         """
         projector = self.require("image")
         key = f"image {prepared.digest}"
@@ -92,6 +98,9 @@ class MediaEncoder:
 
         Args:
             samples: float32 [n], 16 kHz mono, of 30 seconds at most.
+
+        Returns:
+            A span; its embeddings are made when they are first needed.
         """
         projector = self.require("audio")
         key = f"audio {hashlib.sha256(samples.tobytes()).hexdigest()}"
@@ -106,6 +115,9 @@ class MediaEncoder:
 
         Args:
             kind: "image", "audio" or "video".
+
+        Returns:
+            The projector.
 
         Raises:
             MessageError: there is none, or it does not.

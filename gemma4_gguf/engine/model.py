@@ -1,4 +1,4 @@
-"""A loaded model: its weights where the device wants them, and its vocabulary."""
+"""Model: its weights where the device wants them, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -86,6 +86,12 @@ class Model:
         Args:
             text: any length; lone surrogates become U+FFFD.
             special: read control tokens out of the text; otherwise they are plain characters.
+
+        Returns:
+            Ids; none for an empty text.
+
+        Raises:
+            EngineError: llama.cpp refuses the text.
         """
         data = text.encode("utf-8", "replace")
         capacity = len(data) + 8  # every token covers at least one byte
@@ -96,7 +102,14 @@ class Model:
         return ids[:n]
 
     def piece(self, token: int) -> bytes:
-        """Bytes of one token, maybe part of a character; control tokens appear as written."""
+        """Bytes of one token, maybe part of a character; control tokens appear as written.
+
+        Args:
+            token: id in the vocabulary.
+
+        Returns:
+            UTF-8, or a part of it.
+        """
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self.read_piece(token)
@@ -109,6 +122,9 @@ class Model:
             ids: token ids.
             special: show control tokens as written; otherwise they are left out.
 
+        Returns:
+            The text.
+
         Raises:
             MessageError: an id is not in the vocabulary.
         """
@@ -118,21 +134,49 @@ class Model:
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
     def require_tokens(self, ids: Sequence[int]) -> None:
-        """Raises MessageError for an id outside the vocabulary, on which llama.cpp would end the process."""
+        """Checks that ids are in the vocabulary: llama.cpp would end the process on another one.
+
+        Args:
+            ids: token ids.
+
+        Raises:
+            MessageError: an id is outside.
+        """
         for i in ids:
             if not 0 <= i < self.n_vocab:
                 raise MessageError(f"Token id {i} is outside the vocabulary (0 to {self.n_vocab - 1}).")
 
     def ends_reply(self, token: int) -> bool:
-        """Whether a drawn token ends the reply (<turn|>, <eos>, <|tool_response>)."""
+        """Whether a drawn token ends the reply (<turn|>, <eos>, <|tool_response>).
+
+        Args:
+            token: id in the vocabulary.
+
+        Returns:
+            True for those that llama.cpp counts as end of generation.
+        """
         return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
 
     def token_id(self, text: str) -> int | None:
-        """Id of a control token by its text; None if this vocabulary lacks it."""
+        """Id of a control token by its text.
+
+        Args:
+            text: such as "<|turn>".
+
+        Returns:
+            None if this vocabulary lacks it.
+        """
         return self.facts.special_tokens.get(text)
 
     def read_piece(self, token: int) -> bytes:
-        """As `piece`, read from llama.cpp each time."""
+        """As `piece`, read from llama.cpp each time.
+
+        Args:
+            token: id in the vocabulary.
+
+        Returns:
+            UTF-8, or a part of it.
+        """
         read = self._lib.llama_token_to_piece
         n = read(self.vocab, token, self._buffer, len(self._buffer), 0, True)
         if n < 0:
@@ -142,5 +186,12 @@ class Model:
 
 
 def path_bytes(path: Path) -> bytes:
-    """A path as llama.cpp wants it: UTF-8 on Windows, the system's bytes elsewhere."""
+    """A path as llama.cpp wants it: UTF-8 on Windows, the system's bytes elsewhere.
+
+    Args:
+        path: of a file.
+
+    Returns:
+        Without a zero at the end; ctypes adds it.
+    """
     return str(path).encode() if sys.platform == "win32" else os.fsencode(path)

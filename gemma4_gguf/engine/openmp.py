@@ -1,4 +1,4 @@
-"""Computing beside other programs: OpenMP's threads must not wait awake for a core that somebody else has.
+"""OpenMP wait policy: threads sleep instead of spinning while other programs need their cores.
 
 llama.cpp's threads meet after every node of a graph, a thousand times a token, and GNU OpenMP lets those that
 are there first spin for some 3 ms. That is fastest on an idle machine. When another program takes one of the
@@ -31,39 +31,45 @@ _log = logging.getLogger(__name__)
 
 WINDOW_S = 0.25  # time over which load is measured
 STALE_S = 2.0  # a window longer than this was mostly idle, and says little about the load of now
-# Cores that are wanted and not there: above the first the threads wait asleep, below the second awake again.
+# Cores that are wanted and not there: above the first the policy becomes passive, below the second active.
 SHORT, ENOUGH = 0.3, 0.15
-CALM_WINDOWS = 4  # in a row, before threads wait awake again
+CALM_WINDOWS = 4  # in a row, before the policy becomes active again
 
 _LIBRARY = re.compile(r"\S*/libgomp[^/ ]*\.so[^/ ]*$")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
-class Contention:
-    """Watches the load of the cores that this process may use. One for the process, used by one thread."""
+class WaitPolicy:
+    """Switches between active and passive waiting by the load of the cores that this process may use.
+
+    One for the process, used by one thread.
+    """
 
     def __init__(self) -> None:
         self._n_threads = 1
         self._cores = allowed_cpus()
-        self._last: tuple[float, float, float] | None = (
-            None  # time, busy seconds of the cores, of this process
-        )
+        # time, busy seconds of the cores, of this process
+        self._last: tuple[float, float, float] | None = None
         self._n_calm = 0
-        self._brake: Brake | None = None
+        self._idle_team: IdleTeam | None = None
 
     @property
-    def braked(self) -> bool:
-        """Whether threads wait asleep."""
-        return self._brake is not None
+    def is_passive(self) -> bool:
+        """Whether threads sleep while they wait."""
+        return self._idle_team is not None
 
     def expect(self, n_threads: int) -> None:
-        """Announces that graphs will run on so many threads; begins to watch."""
+        """Announces the size of the graphs' thread team, and begins to measure.
+
+        Args:
+            n_threads: of the team, 1 or more.
+        """
         self._n_threads = max(self._n_threads, n_threads)
         if self._last is None:
             self._last = self._read()
 
-    def look(self) -> None:
-        """Called before a decode: measures, if enough time has passed, and acts on it."""
+    def update(self) -> None:
+        """Measures the load, if enough time has passed, and applies it. Called before a decode."""
         last = self._last
         if last is None or self._n_threads < 2 or time.monotonic() - last[0] < WINDOW_S:
             return
@@ -71,23 +77,23 @@ class Contention:
         if now is None or now[0] - last[0] > STALE_S:
             return
         seconds, busy, own = (after - before for before, after in zip(last, now, strict=True))
-        self.judge(max(0.0, busy - own) / seconds)
+        self.apply(max(0.0, busy - own) / seconds)
 
-    def judge(self, others: float) -> None:
-        """Acts on a measurement.
+    def apply(self, others: float) -> None:
+        """Switches the policy where a measurement asks for it.
 
         Args:
-            others: cores that other programs kept busy.
+            others: cores that other programs kept busy, 0 or more.
         """
         short = self._n_threads + others - len(self._cores)
         self._n_calm = self._n_calm + 1 if short < ENOUGH else 0
-        if short > SHORT and self._brake is None:
+        if short > SHORT and not self.is_passive:
             _log.info("other programs keep %.1f cores busy: threads wait asleep", others)
-            self._brake = Brake(len(self._cores) + 1)
-        elif self._n_calm >= CALM_WINDOWS and self._brake is not None:
+            self._idle_team = IdleTeam(len(self._cores) + 1)
+        elif self._n_calm >= CALM_WINDOWS and self._idle_team is not None:
             _log.info("the cores are free again: threads wait awake")
-            self._brake.release()
-            self._brake = None
+            self._idle_team.release()
+            self._idle_team = None
 
     def _read(self) -> tuple[float, float, float] | None:
         try:
@@ -98,8 +104,8 @@ class Contention:
         return time.monotonic(), busy, time.process_time()
 
 
-class Brake:
-    """A team of OpenMP threads that sleeps until released.
+class IdleTeam:
+    """A second team of OpenMP threads, which does nothing but exist until it is released.
 
     Args:
         n_threads: of the team.
@@ -108,7 +114,7 @@ class Brake:
     def __init__(self, n_threads: int) -> None:
         self._released = threading.Event()
         self._thread = threading.Thread(
-            target=self._hold, args=(n_threads,), name="gemma4-brake", daemon=True
+            target=self._hold, args=(n_threads,), name="gemma4-idle-team", daemon=True
         )
         self._thread.start()
 
@@ -126,7 +132,15 @@ class Brake:
 
 
 def busy_seconds(lines: Iterable[str], cores: frozenset[int]) -> float:
-    """Seconds that cores have been busy since the start, from the text of /proc/stat (man 5 proc_stat)."""
+    """Seconds that cores have been busy since the start.
+
+    Args:
+        lines: of /proc/stat (man 5 proc_stat).
+        cores: numbers of those that count.
+
+    Returns:
+        Their sum over these cores.
+    """
     ticks = 0
     for line in lines:
         name, *numbers = line.split()

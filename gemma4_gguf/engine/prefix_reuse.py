@@ -1,6 +1,6 @@
-"""Reuse: how a prompt gets the most out of what the cache already holds.
+"""Prefix reuse: as much of the beginning of a prompt as possible is taken from what the cache already holds.
 
-There are four ways, best first: a sequence goes on from where it is or goes back a little; it goes back far
+There are four cases, best first: a sequence goes on from where it is or goes back a little; it goes back far
 to a snapshot; it takes over the beginning of another sequence; it starts afresh. Going back is never taken on
 trust: llama_memory_seq_rm reports success even when the sliding-window layers have lost what the next token
 would look at (llama_kv_cache_iswa::seq_rm), so the oldest position still there is looked up each time.
@@ -29,13 +29,20 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Way:
-    """Where the beginning of a prompt comes from."""
+class _Prefix:
+    """The beginning of a prompt that a sequence can give the state of.
+
+    Args:
+        n_items: items in it.
+        n_past: their positions.
+        source: the sequence.
+        snapshot: of it right there; None while the window is still in the cache.
+    """
 
     n_items: int
     n_past: int
     source: SequenceState
-    snapshot: Snapshot | None = None  # None: the window is still in the cache
+    snapshot: Snapshot | None = None
 
 
 class Reuse:
@@ -64,7 +71,7 @@ class Reuse:
         self._handle = handle
         self._memory = lib.llama_get_memory(handle)
         self._n_swa = n_swa
-        self._takes = evicts and snapshot_bytes != 0
+        self._takes_snapshots = evicts and snapshot_bytes != 0
         self._budget = SnapshotBudget(snapshot_bytes)
         self._turn = turn
 
@@ -83,50 +90,56 @@ class Reuse:
         """
         if state.dirty:
             self.clear(state)
-        way = self._best_way(state, items, [o for o in others if o is not state and not o.dirty])
-        if way is None:
+        prefix = self._best_prefix(state, items, [o for o in others if o is not state and not o.dirty])
+        if prefix is None:
             self.clear(state)
             return 0
-        if way.source is state and way.snapshot is None and way.n_items == len(state.items):
-            return way.n_items
+        if prefix.source is state and prefix.snapshot is None and prefix.n_items == len(state.items):
+            return prefix.n_items
         state.dirty = True
-        if way.source is state:
-            done = self._go_back(state, way)
+        if prefix.source is state:
+            done = self._go_back(state, prefix)
         else:
-            done = self._take_over(state, way)
-        if not done or not self._reaches(state, way.n_past):
-            _log.warning("Going back to position %d failed; the prompt is decoded from its start", way.n_past)
+            done = self._take_over(state, prefix)
+        if not done or not self._reaches(state, prefix.n_past):
+            _log.warning(
+                "Going back to position %d failed; the prompt is decoded from its start", prefix.n_past
+            )
             self.clear(state)
         state.dirty = False
         return len(state.items)
 
     def clear(self, state: SequenceState) -> None:
-        """Empties a sequence."""
+        """Empties a sequence.
+
+        Args:
+            state: any sequence.
+        """
         state.dirty = True
         self._lib.llama_memory_seq_rm(self._memory, state.number, -1, -1)
         state.truncate(0)
         state.dirty = False
 
-    def _best_way(
+    def _best_prefix(
         self, state: SequenceState, items: Sequence[Item], others: Sequence[SequenceState]
-    ) -> _Way | None:
-        own = self._way(state, items)
-        way, least = own, (own.n_past if own else 0) + WORTH_A_COPY
+    ) -> _Prefix | None:
+        own = self._longest_prefix(state, items)
+        prefix, least = own, (own.n_past if own else 0) + WORTH_A_COPY
         for other in others:
-            found = self._way(other, items)
+            found = self._longest_prefix(other, items)
             if found is not None and found.n_past >= least:
-                way, least = found, found.n_past + 1
-        return way
+                prefix, least = found, found.n_past + 1
+        return prefix
 
-    def _way(self, source: SequenceState, items: Sequence[Item]) -> _Way | None:
-        """The furthest place in a prompt that a sequence can give the state of."""
+    def _longest_prefix(self, source: SequenceState, items: Sequence[Item]) -> _Prefix | None:
+        """The longest beginning of a prompt that a sequence can give the state of."""
         common = min(common_items(source.items, items), len(items) - 1)
         n_past = n_positions(items[:common])
         if common and (common == len(source.items) or self._reaches(source, n_past)):
-            return _Way(common, n_past, source)
+            return _Prefix(common, n_past, source)
         for snapshot in reversed(source.snapshots):
             if snapshot.n_items <= common:
-                return _Way(snapshot.n_items, snapshot.n_past, source, snapshot)
+                return _Prefix(snapshot.n_items, snapshot.n_past, source, snapshot)
         return None
 
     def _reaches(self, state: SequenceState, n_past: int) -> bool:
@@ -136,36 +149,53 @@ class Reuse:
         return bool(0 <= oldest <= max(0, n_past - self._n_swa + 1) and newest >= n_past - 1)
 
     def oldest(self, state: SequenceState) -> int:
-        """The oldest position of a sequence that is still in the sliding-window layers; -1 if it is empty."""
+        """The oldest position of a sequence that is still in the sliding-window layers.
+
+        Args:
+            state: any sequence.
+
+        Returns:
+            -1 if it is empty.
+        """
         return int(self._lib.llama_memory_seq_pos_min(self._memory, state.number))
 
     def forget(self, state: SequenceState, n_past: int) -> bool:
-        """Drops all positions from n_past on. True does not mean that the window before them is there."""
+        """Drops all positions of a sequence from one on.
+
+        Args:
+            state: any sequence.
+            n_past: the first position to drop.
+
+        Returns:
+            Whether llama.cpp did it. True does not mean that the window before them is there.
+        """
         return bool(self._lib.llama_memory_seq_rm(self._memory, state.number, n_past, -1))
 
-    def _go_back(self, state: SequenceState, way: _Way) -> bool:
-        state.truncate(way.n_items)
-        if way.snapshot is not None and not self._restore(state, way.snapshot):
+    def _go_back(self, state: SequenceState, prefix: _Prefix) -> bool:
+        state.truncate(prefix.n_items)
+        if prefix.snapshot is not None and not self._restore(state, prefix.snapshot):
             return False
-        self.forget(state, way.n_past)
+        self.forget(state, prefix.n_past)
         return True
 
-    def _take_over(self, state: SequenceState, way: _Way) -> bool:
+    def _take_over(self, state: SequenceState, prefix: _Prefix) -> bool:
         """Copies the beginning of another sequence.
 
         The full-attention cells are shared from then on. The window must not be: a shared cell is never given
         up by llama_kv_cache::find_slot, and both sequences would soon find no room. Writing the window anew
         gives the sequence cells of its own.
         """
-        source, lib = way.source, self._lib
+        source, lib = prefix.source, self._lib
         self.clear(state)
         state.dirty = True
-        lib.llama_memory_seq_cp(self._memory, source.number, state.number, 0, way.n_past)
-        window = way.snapshot.data if way.snapshot else read_state(lib, self._handle, state.number, WINDOW)
+        lib.llama_memory_seq_cp(self._memory, source.number, state.number, 0, prefix.n_past)
+        window = (
+            prefix.snapshot.data if prefix.snapshot else read_state(lib, self._handle, state.number, WINDOW)
+        )
         if window is None or not write_state(lib, self._handle, state.number, window, WINDOW):
             return False
-        state.append(source.items[: way.n_items])
-        state.snapshots = [s for s in source.snapshots if s.n_items <= way.n_items]
+        state.append(source.items[: prefix.n_items])
+        state.snapshots = [s for s in source.snapshots if s.n_items <= prefix.n_items]
         return True
 
     def _restore(self, state: SequenceState, snapshot: Snapshot) -> bool:
@@ -174,7 +204,13 @@ class Reuse:
     # Whole sequences
 
     def read(self, state: SequenceState) -> np.ndarray:
-        """The whole state of a sequence, uint8 [n_bytes].
+        """The whole state of a sequence.
+
+        Args:
+            state: a lent sequence.
+
+        Returns:
+            uint8 [n_bytes], as llama.cpp writes it.
 
         Raises:
             EngineError: llama.cpp cannot write it.
@@ -185,12 +221,15 @@ class Reuse:
         return data
 
     def write(self, state: SequenceState, items: Sequence[Item], data: np.ndarray) -> bool:
-        """Puts a whole state into a sequence; False, and the sequence is empty, if it does not fit.
+        """Puts a whole state into a sequence.
 
         Args:
             state: a lent sequence.
             items: that the state is of.
             data: uint8 [n_bytes], from `read` under the same model and options.
+
+        Returns:
+            False, and the sequence is empty, if it does not fit.
         """
         self.clear(state)
         state.dirty = True
@@ -205,7 +244,7 @@ class Reuse:
     # While a prompt is decoded
 
     def places(self, state: SequenceState, items: Sequence[Item]) -> list[int]:
-        """Where to stop for a snapshot on the way from a fitted sequence to the end of a prompt.
+        """Where to stop for a snapshot between what a fitted sequence holds and the end of a prompt.
 
         Args:
             state: fitted to the prompt.
@@ -214,7 +253,7 @@ class Reuse:
         Returns:
             Numbers of items, rising, from what is kept to the end of the prompt.
         """
-        if not self._takes or self._turn is None:
+        if not self._takes_snapshots or self._turn is None:
             return []
         kept = len(state.items)
         last = state.snapshots[-1].n_past if state.snapshots else 0

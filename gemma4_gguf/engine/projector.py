@@ -1,4 +1,4 @@
-"""The projector: pictures and sounds into embeddings that the model reads like tokens.
+"""Projector: pictures and sounds → embeddings that the model reads like tokens.
 
 mtmd (llama.cpp's multimodal library) is used for its graphs alone. Pictures come prepared (`media.image`),
 so it has nothing to resize; sounds come as one clip (`media.audio`), so it has nothing to cut. The number of
@@ -79,7 +79,13 @@ class Projector:
             raise EngineError(f"llama.cpp cannot use all of {facts.path}. Convert the checkpoint again.")
 
     def count_image_tokens(self, pixels: np.ndarray) -> int:
-        """Soft tokens of a prepared picture, uint8 [height, width, 3].
+        """Soft tokens of a prepared picture.
+
+        Args:
+            pixels: uint8 [height, width, 3].
+
+        Returns:
+            1 to MAX_IMAGE_TOKENS.
 
         Raises:
             MediaError: it has no eyes, or the picture is not prepared or too long for it.
@@ -116,7 +122,13 @@ class Projector:
         return rows * columns
 
     def count_audio_tokens(self, samples: np.ndarray) -> int:
-        """Soft tokens of a clip, float32 [n] at 16 kHz.
+        """Soft tokens of a clip.
+
+        Args:
+            samples: float32 [n] at 16 kHz.
+
+        Returns:
+            At least 1; 25 a second.
 
         Raises:
             MediaError: it has no ears, or the clip is too short or too long.

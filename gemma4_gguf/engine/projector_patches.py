@@ -1,4 +1,4 @@
-"""Two numbers in which llama.cpp's Gemma 4 towers differ from the trained ones, put right while they run.
+"""Projector patches: two numbers in which llama.cpp's Gemma 4 towers differ from the trained ones, put right.
 
 - The vision tower was trained with the tanh form of GELU. Projector files do not say so (`clip.use_gelu`),
   and llama.cpp then computes the sigmoid approximation in every layer: cosine with transformers 0.99994
@@ -50,10 +50,14 @@ class GraphFixes:
         self._interrupt: KeyboardInterrupt | None = None
         self._stopped = False
         self._n_asked = 0
-        self.callback = library.llama().ggml_backend_sched_eval_callback(self._visit)
+        self.callback = library.llama().ggml_backend_sched_eval_callback(self._on_node)
 
     def expect_sound(self, samples: np.ndarray) -> None:
-        """Announces that the next graph is the conformer's, reading this sound (float32 [n])."""
+        """Announces that the next graph is the conformer's.
+
+        Args:
+            samples: the sound that it reads, float32 [n], 16 kHz mono.
+        """
         self._energies = mel_energies(samples)
 
     def forget(self) -> None:
@@ -74,18 +78,18 @@ class GraphFixes:
         if interrupt is not None:
             raise interrupt
 
-    def _visit(self, tensor: int, ask: bool, _data: Any) -> bool:
+    def _on_node(self, tensor: int, ask: bool, _data: Any) -> bool:
         """Called before a node (ask: is its result wanted?) and, if wanted, after it (go on?)."""
         if self._stopped:
             return ask  # wants the node, and then does not go on
         self._n_asked += ask
         try:
-            return self._look(tensor, ask) or (ask and self._n_asked % STEP == 0)
+            return self._process_node(tensor, ask) or (ask and self._n_asked % STEP == 0)
         except KeyboardInterrupt as interrupt:
             self._interrupt = interrupt
             return not ask
 
-    def _look(self, tensor: int, ask: bool) -> bool:
+    def _process_node(self, tensor: int, ask: bool) -> bool:
         if ask:
             if self._energies is not None:
                 # The first node that computes copies the input, whose views may lie on another device.

@@ -1,4 +1,4 @@
-"""Gives back to the system the pages of a model file that nothing will read again soon.
+"""Resident pages: those of a model file that nothing will read again soon, given back to the system.
 
 llama.cpp maps the file. What has been read through the mapping counts as this process's memory, though most
 of it is never needed again:
@@ -102,7 +102,14 @@ class FilePages:
 
 
 def read_only_mappings(path: Path) -> list[Mapping]:
-    """Where this process has a file mapped read-only; empty if the system will not say."""
+    """Where this process has a file mapped read-only.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Mappings by address; empty if the system will not say.
+    """
     try:
         if sys.platform == "linux":
             with Path("/proc/self/smaps").open(encoding="utf-8", errors="replace") as lines:
@@ -117,7 +124,15 @@ def read_only_mappings(path: Path) -> list[Mapping]:
 
 
 def parse_smaps(lines: Iterable[str], path: Path) -> Iterator[Mapping]:
-    """Mappings of a file in the text of /proc/self/smaps: a line of addresses, then lines about it."""
+    """Mappings of a file in the text of /proc/self/smaps: a line of addresses, then lines about it.
+
+    Args:
+        lines: of that text.
+        path: of the file; it must be there.
+
+    Yields:
+        Those that cannot be written, by address.
+    """
     stat = path.stat()
     file = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x} {stat.st_ino}"
     name = os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Where a file is mapped into this process, on macOS: libproc lists the regions of its address space."""
+"""File mappings on macOS: where a file is mapped into this process, as libproc lists its regions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ _WRITABLE = 2  # VM_PROT_WRITE
 
 
 def mappings(path: Path) -> Iterator[tuple[int, int]]:
-    """Addresses [start, stop) of the regions that hold a file and cannot be written.
+    """The regions that hold a file and cannot be written.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        Addresses [start, stop).
 
     Raises:
         OSError: libproc is not there.
@@ -44,7 +50,14 @@ def mappings(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def parse_region(data: bytes) -> tuple[int, int, bool, str]:
-    """Start, stop, whether it can be written, and the file of one region ("" without a file)."""
+    """Reads one region.
+
+    Args:
+        data: a struct proc_regionwithpathinfo.
+
+    Returns:
+        Start, stop, whether it can be written, and its file ("" without one).
+    """
     start, size = _EXTENT.unpack_from(data, _EXTENT_AT)
     writable = bool(_PROTECTION.unpack_from(data)[0] & _WRITABLE)
     return start, start + size, writable, os.fsdecode(data[_PATH_AT:].split(b"\0", 1)[0])

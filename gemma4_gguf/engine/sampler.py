@@ -1,4 +1,4 @@
-"""How the next token is drawn: a chain of llama.cpp's own samplers, so that no logits cross into Python.
+"""Sampler chain: llama.cpp's own samplers, so that no logits cross into Python.
 
 Order as in llama.cpp: biases, penalty, top-k, top-p, min-p, temperature, draw. Banned tokens get a bias of
 minus infinity first, while candidates still lie in id order: one addition per banned id instead of a search.
@@ -52,6 +52,9 @@ class Sampler:
             context: handle of the llama_context.
             row: which token of the last batch; -1 is the last one with logits.
 
+        Returns:
+            Its id.
+
         Raises:
             EngineError: the model computed NaN, on which llama.cpp would end the process.
         """
@@ -59,7 +62,14 @@ class Sampler:
         return int(self._sample(self.handle, context, row))
 
     def scores(self, context: Any, row: int = -1) -> Any:
-        """The logits that a draw would be from, as a pointer to float32.
+        """The logits that a draw would be from.
+
+        Args:
+            context: handle of the llama_context.
+            row: which token of the last batch; -1 is the last one with logits.
+
+        Returns:
+            Pointer to float32 [n_vocab].
 
         Raises:
             EngineError: they are NaN.

@@ -25,19 +25,50 @@ DEFAULT_COUNT = 2  # a member whose window is larger than DEFAULT_BYTES still ge
 
 
 def state_bytes(lib: Any, handle: Any, number: int, flags: int) -> int:
-    """Size of the state of a sequence."""
+    """Size of the state of a sequence.
+
+    Args:
+        lib: llama.cpp.
+        handle: the llama_context.
+        number: of the sequence.
+        flags: WHOLE or WINDOW.
+
+    Returns:
+        Bytes.
+    """
     return int(lib.llama_state_seq_get_size_ext(handle, number, flags))
 
 
 def read_state(lib: Any, handle: Any, number: int, flags: int) -> np.ndarray | None:
-    """State of a sequence, uint8 [n_bytes]; None if llama.cpp cannot write it."""
+    """State of a sequence.
+
+    Args:
+        lib: llama.cpp.
+        handle: the llama_context.
+        number: of the sequence.
+        flags: WHOLE or WINDOW.
+
+    Returns:
+        uint8 [n_bytes]; None if llama.cpp cannot write it.
+    """
     data = np.empty(state_bytes(lib, handle, number, flags), np.uint8)
     n = lib.llama_state_seq_get_data_ext(handle, _pointer(data), data.nbytes, number, flags)
     return data if n == data.nbytes else None
 
 
 def write_state(lib: Any, handle: Any, number: int, data: np.ndarray, flags: int) -> bool:
-    """Puts a state into a sequence, over what was there. False: it does not fit; nothing is there then."""
+    """Puts a state into a sequence, over what was there.
+
+    Args:
+        lib: llama.cpp.
+        handle: the llama_context.
+        number: of the sequence.
+        data: uint8 [n_bytes], from `read_state`.
+        flags: those it was read with.
+
+    Returns:
+        False if it does not fit; nothing is in the sequence then.
+    """
     return bool(
         lib.llama_state_seq_set_data_ext(handle, _pointer(data), data.nbytes, number, flags) == data.nbytes
     )
@@ -54,7 +85,14 @@ class SnapshotBudget:
         self._limit_bytes = limit_bytes
 
     def allows(self, n_bytes: int) -> bool:
-        """Whether one snapshot of this size may be taken at all."""
+        """Whether one snapshot of this size may be taken at all.
+
+        Args:
+            n_bytes: of the snapshot.
+
+        Returns:
+            False for an empty one, too.
+        """
         return 0 < n_bytes <= self._limit(n_bytes)
 
     def make_room(self, states: Iterable[SequenceState], newest: Snapshot) -> None:

@@ -1,4 +1,4 @@
-"""Tokens of one reply: what is asked for, and the stream that gives them.
+"""Token stream: the request for the tokens of one reply, and the iterator that gives them.
 
 What ends a reply is asked before its next decode: a reader that stops reading has nothing computed in vain.
 """

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their final name, renamed at the end.
+"""Atomic writing: files appear whole or not at all, written beside their final name, renamed at the end.
 
 An exception, Ctrl-C and SIGTERM remove the unfinished file. A process that is killed outright leaves it, but
 without its lock, and the next run into the same directory takes it away.
@@ -62,7 +62,12 @@ class PendingFile:
         self._close()
 
     def write_at(self, data: Any, offset: int) -> None:
-        """Writes a buffer whole at a byte offset. Thread-safe."""
+        """Writes a buffer whole at a byte offset. Thread-safe.
+
+        Args:
+            data: any contiguous buffer.
+            offset: from the start of the file, bytes.
+        """
         view = memoryview(data).cast("B")
         while view.nbytes:
             n = _pwrite(self.fd, view, offset)
@@ -85,6 +90,9 @@ def publish_all(files: Sequence[PendingFile]) -> None:
     """Gives all files their final names, or none.
 
     The last file is renamed first: a model is never there without its projector.
+
+    Args:
+        files: written, in one directory.
 
     Raises:
         OutputError: a name cannot be taken.
@@ -140,6 +148,9 @@ def prepare_directory(finals: Sequence[Path], needed_bytes: int, *, force: bool)
 def remove_leftovers(directory: Path) -> list[Path]:
     """Removes unfinished files that no living process holds.
 
+    Args:
+        directory: that is there.
+
     Returns:
         What was removed.
     """
@@ -161,7 +172,15 @@ def remove_leftovers(directory: Path) -> list[Path]:
 
 
 def output_error(error: OSError, path: Path) -> OutputError:
-    """Says what a failure of the operating system means for the file to write."""
+    """Says what a failure of the operating system means for the file to write.
+
+    Args:
+        error: what the system said.
+        path: of the file.
+
+    Returns:
+        The error to raise.
+    """
     if error.errno in _FULL:
         return OutputError(
             f"The disk of {path} is full; nothing was left behind. Make room or choose another place."
@@ -175,7 +194,11 @@ def output_error(error: OSError, path: Path) -> OutputError:
 
 @contextlib.contextmanager
 def termination_raises() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP unwind the stack like Ctrl-C does, where they would end the process at once."""
+    """Lets SIGTERM and SIGHUP unwind the stack like Ctrl-C does, where they would end the process at once.
+
+    Yields:
+        Nothing.
+    """
     names = ("SIGTERM", "SIGHUP")
     signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():

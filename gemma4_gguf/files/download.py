@@ -1,4 +1,4 @@
-"""Files of a hub repository into the shared Hugging Face cache, resumable.
+"""Hub downloads: files of a repository → the shared Hugging Face cache, resumable.
 
 huggingface-hub lists, authenticates and links. The bytes are fetched here, since it starts an interrupted
 file anew (its pull request 4228), and a shard of Gemma 4 has up to 10 GB.
@@ -64,16 +64,34 @@ class Repo:
 
     @property
     def folder(self) -> Path:
+        """Its directory in the cache."""
         return self.cache_dir / ("models--" + self.id.replace("/", "--"))
 
     @property
     def blobs(self) -> Path:
+        """Directory of the contents, named by etag."""
         return self.folder / "blobs"
 
     def snapshot(self, commit: str) -> Path:
+        """Directory that shows the files of a commit under their names.
+
+        Args:
+            commit: its hash.
+
+        Returns:
+            A path, which need not be there.
+        """
         return self.folder / "snapshots" / commit
 
     def partial(self, file: RemoteFile) -> Path:
+        """Where a file grows until it is whole.
+
+        Args:
+            file: of the listing.
+
+        Returns:
+            A path, which need not be there.
+        """
         return self.blobs / f"{file.etag}.gemma4.incomplete"
 
 
@@ -82,7 +100,15 @@ class UnreachableError(HubError):
 
 
 def open_repo(repo_id: str, options: HubOptions) -> Repo:
-    """Fill in what the environment decides: the cache (HF_HOME, HF_HUB_CACHE) and the hub (HF_ENDPOINT)."""
+    """Fills in what the environment decides: the cache (HF_HOME, HF_HUB_CACHE) and the hub (HF_ENDPOINT).
+
+    Args:
+        repo_id: "organisation/name".
+        options: what was given.
+
+    Returns:
+        The repository; nothing is asked yet.
+    """
     from huggingface_hub import constants
 
     cache = Path(options.cache_dir or constants.HF_HUB_CACHE).expanduser()
@@ -92,6 +118,12 @@ def open_repo(repo_id: str, options: HubOptions) -> Repo:
 
 def list_files(repo: Repo) -> Listing:
     """Ask for the commit and files of a repository; without a network, those of an earlier download.
+
+    Args:
+        repo: to list.
+
+    Returns:
+        The commit and its files by name.
 
     Raises:
         HubError: the repository or revision is unknown or closed, or the hub cannot be reached and nothing of

@@ -1,4 +1,4 @@
-"""What inspection finds in a GGUF file, as values."""
+"""Inspection report: what a GGUF file holds and needs, as values."""
 
 from __future__ import annotations
 
@@ -157,5 +157,9 @@ class FileReport:
     projector: Projector | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values for JSON."""
+        """The same as plain values for JSON.
+
+        Returns:
+            Nested dicts and tuples.
+        """
         return dataclasses.asdict(self) | {"path": str(self.path)}

@@ -1,4 +1,4 @@
-"""The GGUF header: its constants, and the bytes of metadata entries and tensor entries.
+"""GGUF header: its constants, and the bytes of metadata entries and tensor entries.
 
 gguf's own writer packs the 800,000 strings of Gemma's vocabulary one call at a time and insists on writing
 the weights too; here the header is one bytes object, so that its size and every offset are known before any
@@ -90,7 +90,15 @@ class Header:
 
 
 def pad(n: int, alignment: int = ALIGNMENT) -> int:
-    """Rounds up to a multiple of the alignment."""
+    """Rounds up to a multiple of the alignment.
+
+    Args:
+        n: bytes, 0 or more.
+        alignment: bytes, 1 or more.
+
+    Returns:
+        The smallest multiple that is not below n.
+    """
     return (n + alignment - 1) // alignment * alignment
 
 
@@ -122,7 +130,14 @@ def pack_header(entries: Sequence[bytes], tensors: Iterable[TensorEntry]) -> Hea
 
 
 def pack_fields(fields: Iterable[Field]) -> list[bytes]:
-    """Packs metadata entries, each as key, type and value."""
+    """Packs metadata entries, each as key, type and value.
+
+    Args:
+        fields: in file order.
+
+    Returns:
+        One bytes object each.
+    """
     return [_text(field.key) + _typed(field) for field in fields]
 
 

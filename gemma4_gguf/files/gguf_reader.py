@@ -1,4 +1,4 @@
-"""A strict reader of GGUF headers: whatever it returns can be trusted against the bytes of the file.
+"""GGUF reader: a strict one, whose results can be trusted against the bytes of the file.
 
 llama.cpp ends the whole process on some damaged files, so everything is checked here first: every length,
 every offset and the end of the last tensor. Weights are never read. Versions 2 and 3 (ggml, docs/gguf.md).
@@ -52,14 +52,17 @@ class TensorInfo:
 
     @property
     def row_length(self) -> int:
+        """Numbers in a row."""
         return self.shape[-1]
 
     @property
     def n_elements(self) -> int:
+        """Numbers in all."""
         return _product(self.shape)
 
     @property
     def n_rows(self) -> int:
+        """Rows, all dimensions but the last taken together."""
         return self.n_elements // self.row_length
 
 
@@ -98,18 +101,39 @@ class Metadata(Mapping[str, Any]):
         return len(self._spans)
 
     def length(self, key: str) -> int:
-        """Items of an array, 1 for anything else, without decoding it."""
+        """Items of an array, 1 for anything else, without decoding it.
+
+        Args:
+            key: that is there.
+
+        Returns:
+            0 or more.
+        """
         return self._spans[key].count
 
     def type_name(self, key: str) -> str:
-        """Type as gguf.GGUFValueType spells it; for an array, that of its items in brackets."""
+        """Type of an entry as gguf.GGUFValueType spells it.
+
+        Args:
+            key: that is there.
+
+        Returns:
+            Such as "UINT32"; for an array, the type of its items in brackets: "[STRING]".
+        """
         span = self._spans[key]
         if span.item_type is not None:
             return f"[{_type_name(span.item_type)}]"
         return _type_name(span.type)
 
     def raw(self, key: str) -> bytes:
-        """The entry's own bytes: key, type and value."""
+        """The entry's own bytes: key, type and value.
+
+        Args:
+            key: that is there.
+
+        Returns:
+            As they stand in the header.
+        """
         span = self._spans[key]
         return self._header[span.start : span.stop]
 
@@ -138,6 +162,7 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str:
+        """general.architecture; "" without it."""
         return str(self.metadata.get("general.architecture", ""))
 
 
@@ -197,6 +222,12 @@ def read_rows(file: GGUFFile, info: TensorInfo, start: int, stop: int) -> np.nda
 
 def require_gemma4(file: GGUFFile) -> Literal["model", "projector"]:
     """Says whether a file is a Gemma 4 model or a Gemma 4 projector.
+
+    Args:
+        file: its header.
+
+    Returns:
+        Which of the two; a drafter counts as a model.
 
     Raises:
         GGUFError: it is neither, or one part of a split model.

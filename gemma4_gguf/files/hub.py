@@ -1,4 +1,4 @@
-"""Hub ids to local files: which files of a repository conversion or a session reads.
+"""Hub ids: the files of a repository that conversion or a session reads, and their local paths.
 
 Fetching them is the task of `gemma4_gguf.files.download`.
 """
@@ -272,7 +272,15 @@ def pick_model(repo_id: str, names: list[str], tag: str | None) -> str:
 
 
 def pick_projector(names: list[str], *, beside: str) -> str | None:
-    """Choose the projector for a model: of its own folder first, then by type; None without one."""
+    """Chooses the projector for a model: of its own folder first, then by type.
+
+    Args:
+        names: every file of the repository.
+        beside: name of the model file.
+
+    Returns:
+        One of `names`; None without a projector.
+    """
     folder = Path(beside).parent
     found = [n for n in names if n.lower().endswith(".gguf") and read_name(n).is_projector]
     found.sort(key=lambda n: (Path(n).parent != folder, read_name(n).projector_rank, n))
@@ -280,7 +288,14 @@ def pick_projector(names: list[str], *, beside: str) -> str | None:
 
 
 def pick_weights(names: list[str]) -> list[str]:
-    """The safetensors files of a checkpoint without an index: model.safetensors, else all but adapters."""
+    """The safetensors files of a checkpoint without an index.
+
+    Args:
+        names: every file of the repository.
+
+    Returns:
+        model.safetensors alone, else all but adapters, sorted.
+    """
     if "model.safetensors" in names:
         return ["model.safetensors"]
     return sorted(

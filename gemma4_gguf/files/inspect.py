@@ -1,4 +1,4 @@
-"""What a person asks of a GGUF file: which member it is, how large, how it attends, what it needs in memory.
+"""GGUF inspection: which member a file is, how large, how it attends, what it needs in memory.
 
 Reads the header only. Cache sizes follow llama.cpp's windowed cache (src/llama-kv-cache-iswa.cpp).
 """

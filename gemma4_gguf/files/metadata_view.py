@@ -1,4 +1,4 @@
-"""Metadata of a GGUF file whose missing or impossible values are errors that name key and file.
+"""Metadata view: GGUF metadata whose missing or impossible values are errors that name key and file.
 
 llama.cpp ends the process on some wrong types and reads others as rubbish, so types are exact: true is no
 number, and a whole number no floating-point one.
@@ -41,7 +41,14 @@ class MetadataView:
         return self._full(key) in self._metadata
 
     def where(self, key: str) -> str:
-        """File and full key, as messages name them."""
+        """File and full key, as messages name them.
+
+        Args:
+            key: without the prefix.
+
+        Returns:
+            Such as "model.gguf: gemma4.block_count".
+        """
         return f"{self.file}: {self._full(key)}"
 
     def error(self, key: str, expected: str, *, found: str | None = None) -> GGUFError:
@@ -51,19 +58,42 @@ class MetadataView:
             key: its key, or the name of a tensor that contradicts the metadata.
             expected: what it should be.
             found: what it does instead, such as "has 3 items"; None shows the value.
+
+        Returns:
+            Its message names file, key, what was found and what was expected.
         """
         if found is None:
             found = f"is {_SHORT.repr(self._metadata[self._full(key)])}" if key in self else "is missing"
         return GGUFError(f"{self.where(key)} {found}; expected {expected}. {_CONVERT_AGAIN}")
 
     def section(self, prefix: str) -> MetadataView:
-        """The entries under a prefix, such as those of an architecture."""
+        """The entries under a prefix, such as those of an architecture.
+
+        Args:
+            prefix: without the last dot.
+
+        Returns:
+            A view of the same metadata.
+        """
         return MetadataView(self._metadata, self.file, self._full(prefix))
 
     def integer(
         self, key: str, *, minimum: int = 1, maximum: int = _LARGEST, default: int | None = None
     ) -> int:
-        """A whole number from `minimum` to `maximum`; None as default refuses a missing one."""
+        """A whole number.
+
+        Args:
+            key: its key.
+            minimum: it must not be below.
+            maximum: it must not be above.
+            default: of a missing entry, of any size; None refuses it.
+
+        Returns:
+            The number.
+
+        Raises:
+            GGUFError: it is missing or cannot be used.
+        """
         expected = f"a whole number {_range(minimum, maximum)}"
         value = self._value(key, expected, default)
         if type(value) is not int or (key in self and not minimum <= value <= maximum):
@@ -110,7 +140,18 @@ class MetadataView:
         return items[:n_layers]
 
     def first_layer(self, key: str, *, default: int | None = None) -> int:
-        """The first layer's number of an entry that is one for all layers or one per layer; of any size."""
+        """The first layer's number of an entry that is one for all layers or one per layer; of any size.
+
+        Args:
+            key: its key.
+            default: of a missing entry; None refuses it.
+
+        Returns:
+            The number.
+
+        Raises:
+            GGUFError: it is missing or no whole number.
+        """
         expected = "a whole number, or one per layer"
         value = self._value(key, expected, default)
         first = value[0] if isinstance(value, list) and value else value
@@ -121,7 +162,17 @@ class MetadataView:
     def flags(self, key: str, n_layers: int, *, exact: bool = True) -> list[bool]:
         """True or false for each layer; whole numbers count, since llama.cpp reads those, too.
 
-        Without `exact`, one value may stand for all layers, a longer list is cut, and a shorter one stays.
+        Args:
+            key: its key.
+            n_layers: layers of the model.
+            exact: refuse anything but a list of that length; else one value may stand for all layers, a
+                longer list is cut, and a shorter one stays.
+
+        Returns:
+            One each.
+
+        Raises:
+            GGUFError: the entry is missing or cannot be used.
         """
         expected = f"true or false for each of {n_layers} layers"
         value = self._value(key, expected)
@@ -135,7 +186,20 @@ class MetadataView:
     def number(
         self, key: str, *, minimum: float = 0.0, below: float = math.inf, default: float | None = None
     ) -> float:
-        """A floating-point number from `minimum` to below `below`; NaN never is one."""
+        """A floating-point number; NaN never is one.
+
+        Args:
+            key: its key.
+            minimum: it must not be below.
+            below: it must be below.
+            default: of a missing entry, of any size; None refuses it.
+
+        Returns:
+            The number.
+
+        Raises:
+            GGUFError: it is missing or cannot be used.
+        """
         expected = f"a floating-point number from {minimum:g} to below {below:g}"
         value = self._value(key, expected, default)
         if type(value) is not float or (key in self and not minimum <= value < below):
@@ -143,7 +207,18 @@ class MetadataView:
         return value
 
     def numbers(self, key: str, length: int) -> list[float]:
-        """A list of `length` finite floating-point numbers."""
+        """A list of finite floating-point numbers.
+
+        Args:
+            key: its key.
+            length: how many there must be.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            GGUFError: the entry is missing or cannot be used.
+        """
         expected = f"a list of {length} floating-point numbers"
         value = self._value(key, expected)
         if not isinstance(value, list):
@@ -154,7 +229,19 @@ class MetadataView:
         return value
 
     def text(self, key: str, *, one_of: Sequence[str] = (), default: str | None = None) -> str:
-        """Text; with `one_of`, one of these."""
+        """Text.
+
+        Args:
+            key: its key.
+            one_of: texts it must be among; empty allows any.
+            default: of a missing entry; None refuses it.
+
+        Returns:
+            The text.
+
+        Raises:
+            GGUFError: it is missing or cannot be used.
+        """
         expected = " or ".join(map(repr, one_of)) or "text"
         value = self._value(key, expected, default)
         if not isinstance(value, str) or (one_of and value not in one_of):
@@ -162,7 +249,18 @@ class MetadataView:
         return value
 
     def flag(self, key: str, *, default: bool | None = None) -> bool:
-        """True or false."""
+        """True or false.
+
+        Args:
+            key: its key.
+            default: of a missing entry; None refuses it.
+
+        Returns:
+            The value.
+
+        Raises:
+            GGUFError: it is missing or neither.
+        """
         value = self._value(key, "true or false", default)
         if type(value) is not bool:
             raise self.error(key, "true or false")

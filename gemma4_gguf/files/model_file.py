@@ -1,4 +1,4 @@
-"""Looks at GGUF files before llama.cpp does, which ends the whole process on some it does not like.
+"""Model file checks: made before llama.cpp opens a file, which ends the whole process on some.
 
 The header is read strictly (`gemma4_gguf.files.gguf_reader`); the rules here are those of llama.cpp's loader
 (llama-model.cpp, llama-vocab.cpp and models/gemma4.cpp in llama-cpp-python 0.3.36): each stands for an

@@ -1,4 +1,4 @@
-"""Model and projector: does this projector belong to that model, and which of those in a directory does?
+"""Projector pairing: whether a projector belongs to a model, and which one in its directory does.
 
 A projector of another model gives fluent hallucination instead of an error, so widths and types are compared
 before llama.cpp opens either file.
@@ -18,6 +18,10 @@ _UNIFIED_TYPES = ("gemma4uv", "gemma4ua")
 
 def check_pair(model: ModelFacts, projector: ProjectorFacts) -> None:
     """Checks that a projector belongs to a model: a wrong one makes the model see things that are not there.
+
+    Args:
+        model: facts of the model file.
+        projector: facts of the projector's.
 
     Raises:
         PairingError: widths differ, or the encoder-free projector of the 12B meets an E2B or E4B.
@@ -80,6 +84,19 @@ def _model_name(path: Path) -> str:
 
 
 def paired_projector(model: ModelFacts, projector: str | Path | None) -> ProjectorFacts | None:
+    """The projector that a session was told to use.
+
+    Args:
+        model: facts of the model file.
+        projector: its path; "auto" takes the one beside the model, None goes without.
+
+    Returns:
+        Its facts; None without one.
+
+    Raises:
+        GGUFError: the file is damaged or no projector.
+        PairingError: it belongs to another model, or several fit and none by name.
+    """
     if projector is None:
         return None
     if projector == "auto":

@@ -1,4 +1,4 @@
-"""Looks at a projector file before llama.cpp does: its assertions on shapes and positions end the process.
+"""Projector file checks: made before llama.cpp opens a file, whose assertions on shapes end the process.
 
 Shapes follow from the metadata; the tables below are those of the graphs that llama.cpp builds
 (tools/mtmd/models/gemma4{v,a,uv,ua}.cpp in llama-cpp-python 0.3.36). What comes out also tells the projector
@@ -39,6 +39,12 @@ class ProjectorFacts:
 
 def check_projector(path: str | Path) -> ProjectorFacts:
     """Checks a projector file by itself.
+
+    Args:
+        path: a GGUF file.
+
+    Returns:
+        Its facts.
 
     Raises:
         GGUFError: it is damaged, not a Gemma 4 projector, or contradicts itself.

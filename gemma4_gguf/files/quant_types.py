@@ -69,6 +69,13 @@ MODEL_TYPES = {**QUANT_TYPES, COMPACT.name: COMPACT}
 def quant_type(name: str, *, projector: bool = False) -> QuantType:
     """Looks up an output type by name, in any case.
 
+    Args:
+        name: such as "Q4_K_M".
+        projector: of a projector, which has fewer types.
+
+    Returns:
+        The type.
+
     Raises:
         QuantTypeError: there is no such type; the message lists the known ones.
     """
@@ -104,7 +111,14 @@ class FileName:
 
 
 def read_name(path: str | Path) -> FileName:
-    """Reads the name of a GGUF file; folders and the ending do not count."""
+    """Reads the name of a GGUF file; folders and the ending do not count.
+
+    Args:
+        path: of a file, which need not be there.
+
+    Returns:
+        What the name says.
+    """
     whole = Path(path).stem
     name = _PART_IN_NAME.sub("", whole)
     model = _PROJECTOR_IN_NAME.sub("", name)
@@ -118,6 +132,14 @@ def read_name(path: str | Path) -> FileName:
 
 
 def name_with(quant: QuantType, path: str | Path) -> str:
-    """The name of a GGUF file once it is of another type, such as "mmproj-gemma-BF16.gguf"."""
+    """The name of a GGUF file once it is of another type.
+
+    Args:
+        quant: the type.
+        path: of the file.
+
+    Returns:
+        Such as "mmproj-gemma-BF16.gguf".
+    """
     rest = _TYPE_IN_NAME.sub("", Path(path).stem)
     return f"{rest}-{quant.name}.gguf" if rest else f"{quant.name}.gguf"

@@ -1,1 +1,1 @@
-"""Files in, arrays in the model's own shape out: pictures, sounds, videos. Nothing here touches llama.cpp."""
+"""Media readers: files in, arrays in the model's own shape out. Nothing here touches llama.cpp."""

@@ -1,4 +1,4 @@
-"""Bytes to streams: what a source may be, and PyAV behind one door with its faults translated.
+"""Media decoding: the kinds of source there are, and PyAV with its faults translated.
 
 Files are opened here and handed over as streams, so that FFmpeg never reads a name as one of its protocols
 (http:, concat:, …) and any path that Python can open works.
@@ -22,6 +22,9 @@ def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
     Args:
         source: a path, or the content of a file.
         what: for messages, such as "picture".
+
+    Yields:
+        A stream at its start, which is closed at the end.
 
     Raises:
         MediaError: there is no such file, it cannot be read, or it is empty.
@@ -50,7 +53,15 @@ def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
 
 
 def name_of(source: object, what: str) -> str:
-    """How messages call a source: its path, or "The <what>"."""
+    """How messages call a source.
+
+    Args:
+        source: of any kind.
+        what: such as "picture".
+
+    Returns:
+        Its path, or "The picture".
+    """
     return str(source) if isinstance(source, (str, Path)) else f"The {what}"
 
 

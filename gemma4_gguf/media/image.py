@@ -1,4 +1,4 @@
-"""Pictures: any file Pillow reads, to the pixels that Gemma 4 sees and llama.cpp leaves alone.
+"""Picture preparation: any file Pillow reads → the pixels that Gemma 4 sees and llama.cpp leaves alone.
 
 The size follows transformers exactly (5.23, models/gemma4/image_processing_pil_gemma4.py): the picture is
 scaled to fill its budget of soft tokens, each side is cut down to a multiple of 48 pixels, and it is
@@ -103,7 +103,14 @@ def prepare_image(
 
 
 def check_budget(image_tokens: ImageTokens) -> None:
-    """Raises MediaError for a budget that the model was not trained on."""
+    """Checks that the model was trained on a budget.
+
+    Args:
+        image_tokens: soft tokens, or "auto".
+
+    Raises:
+        MediaError: it was not.
+    """
     if image_tokens != "auto" and image_tokens not in IMAGE_TOKEN_BUDGETS:
         known = ", ".join(map(str, IMAGE_TOKEN_BUDGETS))
         raise MediaError(f'image_tokens={image_tokens!r} is unknown; pass one of {known}, or "auto".')
@@ -119,6 +126,9 @@ def smallest_budget(
         height: of the picture, pixels, ≥ 1.
         token_px: side of the square behind one soft token.
         max_side_tokens: soft tokens that a side may have at most.
+
+    Returns:
+        One of IMAGE_TOKEN_BUDGETS.
     """
     best = IMAGE_TOKEN_BUDGETS[0]
     for budget in IMAGE_TOKEN_BUDGETS:

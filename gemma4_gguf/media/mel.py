@@ -1,4 +1,4 @@
-"""Log-mel features exactly as transformers' Gemma 4 feature extractor makes them.
+"""Log-mel features: exactly those of transformers' Gemma 4 feature extractor.
 
 20 ms windows every 10 ms, 128 HTK mel bands of the magnitude, natural logarithm of energy plus a floor.
 llama.cpp takes the larger of energy and floor where the model was trained on their sum;
@@ -22,12 +22,26 @@ FLOOR = 1e-3
 
 
 def count_frames(n_samples: int) -> int:
-    """Frames whose WINDOW + 1 samples end inside the sound; the first frame is centred on its start."""
+    """Frames whose WINDOW + 1 samples end inside the sound; the first frame is centred on its start.
+
+    Args:
+        n_samples: at 16 kHz, 0 or more.
+
+    Returns:
+        0 or more; 100 a second.
+    """
     return max(0, (n_samples + WINDOW // 2 - (WINDOW + 1)) // HOP + 1)
 
 
 def count_tokens(n_samples: int) -> int:
-    """Soft tokens the conformer makes of a sound: two convolutions halve the frames, rounding up."""
+    """Soft tokens the conformer makes of a sound: two convolutions halve the frames, rounding up.
+
+    Args:
+        n_samples: at 16 kHz, 0 or more.
+
+    Returns:
+        0 or more; 25 a second.
+    """
     half = (count_frames(n_samples) + 1) // 2
     return (half + 1) // 2
 

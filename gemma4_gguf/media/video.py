@@ -1,4 +1,4 @@
-"""Clips: evenly spread frames with the time each was shown, as transformers picks them.
+"""Video frames: evenly spread over a clip, with the time each was shown, as transformers picks them.
 
 Frame k of n is picture number k * total // n of the clip, shown at that number over the frame rate (5.23,
 video_utils.py, default_sample_indices_fn and VideoMetadata.timestamps). Each then takes the way of any
@@ -103,6 +103,9 @@ def frame_indices(total: int, rate: float, *, fps: float | None, frames: int) ->
         rate: pictures per second of the clip.
         fps: pictures taken per second, or None.
         frames: pictures taken at most.
+
+    Returns:
+        Rising, from 0; at least one.
     """
     n = frames if fps is None else min(frames, max(1, int(total / rate * fps)))
     n = min(n, total)

@@ -1,1 +1,1 @@
-"""From messages to what the model reads: token ids and media spans."""
+"""Prompt writing: messages → what the model reads, token ids and media spans."""

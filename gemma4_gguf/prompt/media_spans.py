@@ -1,4 +1,4 @@
-"""Media spans: pictures, sounds and clips to what stands for them in a prompt, texts and spans.
+"""Media spans: pictures, sounds and clips → what stands for them in a prompt, texts and spans.
 
 A clip becomes the layout that transformers' processor writes (5.23, models/gemma4/processing_gemma4.py,
 replace_video_token): the time before each frame, every frame between the marks of a picture, one space
@@ -41,6 +41,9 @@ class MediaLayouts:
         Args:
             media: what to read.
             image_tokens: budget of a picture that names none itself.
+
+        Returns:
+            Texts, and spans with the kind of their marks, in order.
 
         Raises:
             MessageError: this session cannot take it.

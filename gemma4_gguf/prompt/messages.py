@@ -1,4 +1,4 @@
-"""What callers hand in → one checked form: OpenAI-shaped messages and loose parts.
+"""Message checks: what callers hand in, OpenAI-shaped messages and loose parts → one checked form.
 
 Checked messages are plain dicts in OpenAI's shape, except that media parts hold the value types of
 `types`: {"type": "text", "text": …}, {"type": "image", "image": Image}, {"type": "audio", "audio":
@@ -52,6 +52,9 @@ def user_message(parts: Sequence[Any]) -> Message:
         parts: str (text), Path (its kind is told by its name or its first bytes), Image, Audio, Video, PIL
             images.
 
+    Returns:
+        A dict in the checked form.
+
     Raises:
         MessageError: there is nothing, or a part is of no known kind.
     """
@@ -61,7 +64,14 @@ def user_message(parts: Sequence[Any]) -> Message:
 
 
 def media_parts(messages: Sequence[Message]) -> list[Media]:
-    """Pictures, sounds and clips of a checked conversation, in order."""
+    """Pictures, sounds and clips of a checked conversation, in order.
+
+    Args:
+        messages: checked.
+
+    Returns:
+        The values.
+    """
     found = []
     for message in messages:
         content = message.get("content")

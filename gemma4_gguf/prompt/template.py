@@ -1,4 +1,4 @@
-"""Chat template: a checked conversation to text, with the places of its media.
+"""Chat template: a checked conversation → text, with the places of its media.
 
 The template writes `<|image|>` for a picture. The same characters in somebody's text must stay text, so
 every media marker in a string is swapped for private characters before rendering, and comes back as plain
@@ -45,6 +45,9 @@ def renderer(facts: ModelFacts) -> Render:
 
     Args:
         facts: of the model file.
+
+    Returns:
+        A callable; an error of the template comes with the first conversation.
     """
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, thinking: bool) -> str:
@@ -68,6 +71,9 @@ def render_conversation(
         messages: checked.
         tools: OpenAI tool dicts.
         thinking: ask for a thought before the answer.
+
+    Returns:
+        The text in pieces.
 
     Raises:
         TemplateError: the template fails.
@@ -98,6 +104,14 @@ class Shield:
         self._private = unused_character(texts) if any(map(_ANY_MARKER.search, texts)) else ""
 
     def hide(self, value: Any) -> Any:
+        """The value with every media marker in its strings swapped for private characters.
+
+        Args:
+            value: strings, mappings and lists of any depth; anything else stays.
+
+        Returns:
+            A copy; the value itself if nothing is to be hidden.
+        """
         if not self._private:
             return value
         if isinstance(value, str):
@@ -109,7 +123,15 @@ class Shield:
         return value
 
     def split(self, text: str) -> Iterator[tuple[str, str]]:
-        """Yields ("text", …) to be read with its control tokens, ("literal", …) without, and media kinds."""
+        """Cuts the rendered text, and brings the hidden markers back.
+
+        Args:
+            text: from the template.
+
+        Yields:
+            ("text", …) to be read with its control tokens, ("literal", …) without, and placeholders of media
+            under their kind.
+        """
         hidden = f"|{self._private}\\d+{self._private}" if self._private else ""
         pattern = "|".join(map(re.escape, PLACEHOLDERS.values())) + hidden
         for i, piece in enumerate(re.split(f"({pattern})", text)):

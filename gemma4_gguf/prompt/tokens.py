@@ -1,4 +1,4 @@
-"""Prompt: a checked conversation to what the model reads, token ids and media spans."""
+"""Prompt: a checked conversation → what the model reads, token ids and media spans."""
 
 from __future__ import annotations
 
@@ -61,6 +61,9 @@ class PromptWriter:
             tools: OpenAI tool dicts.
             thinking: ask for a thought before the answer.
             image_tokens: budget of pictures that name none themselves.
+
+        Returns:
+            The prompt, <bos> first.
 
         Raises:
             MessageError: media that this session cannot take.

@@ -1,1 +1,1 @@
-"""From what a model writes to thoughts, text and tool calls."""
+"""Reply parsing: what a model writes → thoughts, text and tool calls."""

@@ -1,4 +1,4 @@
-"""Values and the JSON schema they should fit: types, sub-schemas, and gentle conversion.
+"""Argument types: values and the JSON schema they should fit, sub-schemas, and gentle conversion.
 
 Used where a model wrote an argument in another type than declared ("5" for 5) and only one reading is
 possible.
@@ -19,7 +19,14 @@ _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": Fal
 
 
 def literal(word: str) -> tuple[bool, Any]:
-    """Returns: (is it a number or constant, its value)."""
+    """Reads a number or a constant.
+
+    Args:
+        word: without spaces around it.
+
+    Returns:
+        Whether it is one, and its value.
+    """
     if word in _WORDS:
         return True, _WORDS[word]
     match = _NUMBER.fullmatch(word)
@@ -34,13 +41,16 @@ def literal(word: str) -> tuple[bool, Any]:
 def fit(value: Any, schema: Any, notes: list[str], root: Any = None) -> Any:
     """Bring values to the type their schema asks for, where only one reading is possible.
 
-    Also takes string delimiters off that stand around a whole key or text ("<|\\"|>Oslo<|\\"|>").
+    Also takes string delimiters off that stand around a whole key or text (<|"|>Oslo<|"|>).
 
     Args:
         value: what was read.
         schema: JSON schema of it.
         notes: a sentence is added for each change.
         root: schema in which "#/…" references are looked up.
+
+    Returns:
+        A value of the same shape.
     """
     root = schema if root is None else root
     schema = deref(schema, root)
@@ -78,7 +88,15 @@ def _convert(value: Any, wanted: set[str]) -> Any:
 
 
 def deref(schema: Any, root: Any) -> dict[str, Any]:
-    """Returns: the schema that local references ("#/…") lead to, {} for anything else."""
+    """Follows local references ("#/…") of a schema.
+
+    Args:
+        schema: with or without "$ref".
+        root: schema in which they are looked up.
+
+    Returns:
+        The schema they lead to; {} for anything else.
+    """
     for _ in range(8):
         if not isinstance(schema, Mapping):
             return {}
@@ -93,7 +111,14 @@ def deref(schema: Any, root: Any) -> dict[str, Any]:
 
 
 def types_of(schema: Mapping[str, Any]) -> set[str]:
-    """Returns: JSON types a schema allows, empty when anything goes."""
+    """JSON types that a schema allows.
+
+    Args:
+        schema: a JSON schema.
+
+    Returns:
+        Their names; empty when anything goes.
+    """
     for word in ("anyOf", "oneOf"):
         if isinstance(schema.get(word), list):
             parts = [types_of(part) for part in schema[word] if isinstance(part, Mapping)]
@@ -118,29 +143,67 @@ def _type_of(value: Any) -> set[str]:
 
 
 def allows(schema: Mapping[str, Any], kind: str) -> bool:
-    """Returns: may a value of this JSON type stand here?"""
+    """Whether a value of a JSON type may stand somewhere.
+
+    Args:
+        schema: JSON schema of the place.
+        kind: such as "object".
+
+    Returns:
+        True where the schema says nothing.
+    """
     wanted = types_of(schema)
     return not wanted or kind in wanted
 
 
 def only_text(schema: Mapping[str, Any]) -> bool:
-    """Returns: can a bare word here only be text?"""
+    """Whether a bare word can only be text somewhere.
+
+    Args:
+        schema: JSON schema of the place.
+
+    Returns:
+        False where the schema says nothing.
+    """
     return bool(wanted := types_of(schema)) and not wanted & {"integer", "number", "boolean", "null"}
 
 
 def properties(schema: Any) -> dict[str, Any]:
-    """Returns: declared properties in declared order."""
+    """Declared properties of a schema.
+
+    Args:
+        schema: a JSON schema, or anything else.
+
+    Returns:
+        Schema by name, in declared order; empty without any.
+    """
     found = schema.get("properties") if isinstance(schema, Mapping) else None
     return dict(found) if isinstance(found, Mapping) else {}
 
 
 def sub(schema: Any, key: str, root: Any) -> dict[str, Any]:
-    """Returns: schema of one property, {} when it says nothing."""
+    """Schema of one property.
+
+    Args:
+        schema: JSON schema of the object.
+        key: name of the property.
+        root: schema in which references are looked up.
+
+    Returns:
+        {} when it says nothing.
+    """
     return deref(properties(schema).get(key), root)
 
 
 def parse_json(text: str) -> tuple[bool, Any]:
-    """Returns: (is it JSON, its value); NaN and Infinity are not."""
+    """Reads JSON; NaN and Infinity are none.
+
+    Args:
+        text: a whole JSON text.
+
+    Returns:
+        Whether it is JSON, and its value.
+    """
     try:
         return True, json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -152,7 +215,14 @@ def _refuse(word: str) -> Any:
 
 
 def bare(text: str) -> str:
-    """Returns: the text without string delimiters around it."""
+    """Takes string delimiters off that stand around a text.
+
+    Args:
+        text: of any length.
+
+    Returns:
+        The text between them, or as it was.
+    """
     if text.startswith(QUOTE) and text.endswith(QUOTE) and len(text) >= 2 * len(QUOTE):
         return text[len(QUOTE) : -len(QUOTE)]
     return text

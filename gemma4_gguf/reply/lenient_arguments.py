@@ -1,4 +1,4 @@
-"""The arguments of a tool call as models really write them.
+"""Lenient argument reader: the arguments of a tool call as models really write them.
 
 JSON or Python quotes, `=` for `:`, parentheses, text without delimiters, delimiters used as quotation marks,
 missing ends. A value ends where what follows can only be the next argument, a closing bracket that is due, or
@@ -57,6 +57,14 @@ class Lenient:
         self.key_cache: dict[tuple[str, ...], re.Pattern[str]] = {}
 
     def arguments(self) -> dict[str, Any]:
+        """Reads all of the text.
+
+        Returns:
+            Arguments by name, with `mark` for delimiters that are left in texts.
+
+        Raises:
+            Unreadable: this reading does not work.
+        """
         opener = self.text[0]
         if opener == "(":
             self.notes.append("parentheses were read as braces")
@@ -71,13 +79,31 @@ class Lenient:
         return out
 
     def note(self, sentence: str) -> None:
+        """Adds a sentence about something that was mended.
+
+        Args:
+            sentence: without a full stop.
+        """
         self.notes.append(sentence)
 
     def skip(self, extra: str = "") -> None:
+        """Goes past white space.
+
+        Args:
+            extra: characters to go past, too.
+        """
         while self.at < len(self.text) and (self.text[self.at].isspace() or self.text[self.at] in extra):
             self.at += 1
 
     def key_pattern(self, frame: Frame) -> re.Pattern[str]:
+        """Pattern of a key, with its colon, that may come next in an object.
+
+        Args:
+            frame: the object.
+
+        Returns:
+            Its group 1 is the key.
+        """
         if not (self.known_only and frame.keys):
             return self.any_key
         free = tuple(key for key in frame.keys if key not in frame.used)
@@ -88,7 +114,14 @@ class Lenient:
         return self.key_cache[free]
 
     def ends_value(self, at: int) -> bool:
-        """Can what follows `at` only be the end of this value?"""
+        """Whether what follows a place can only be the end of this value.
+
+        Args:
+            at: index into the text.
+
+        Returns:
+            False where the value may go on.
+        """
         text, depth = self.text, len(self.stack)
         while True:
             while at < len(text) and text[at].isspace():
@@ -111,6 +144,18 @@ class Lenient:
                 return bool(keys and not frame.array and self.key_pattern(frame).match(text, at))
 
     def object(self, schema: dict[str, Any], closer: str = "}") -> dict[str, Any]:
+        """Reads members up to the closing bracket.
+
+        Args:
+            schema: JSON schema of the object.
+            closer: that bracket.
+
+        Returns:
+            Values by key.
+
+        Raises:
+            Unreadable: no key stands where one must.
+        """
         frame = Frame(closer, tuple(properties(schema)))
         self.push(frame)
         out: dict[str, Any] = {}
@@ -134,6 +179,14 @@ class Lenient:
         return out
 
     def array(self, schema: dict[str, Any]) -> list[Any]:
+        """Reads items up to the closing bracket; the opening one was read.
+
+        Args:
+            schema: JSON schema of the array.
+
+        Returns:
+            The items.
+        """
         self.push(Frame("]", array=True))
         items = deref(schema.get("items"), self.root)
         out: list[Any] = []
@@ -150,16 +203,43 @@ class Lenient:
         return out
 
     def push(self, frame: Frame) -> None:
+        """Enters an object or array.
+
+        Args:
+            frame: it.
+
+        Raises:
+            Unreadable: it is nested too deep.
+        """
         if len(self.stack) >= MAX_DEPTH:
             raise Unreadable
         self.stack.append(frame)
 
     def missing(self, closer: str) -> None:
+        """Adds a closing bracket that the text lacks.
+
+        Args:
+            closer: that bracket.
+
+        Raises:
+            Unreadable: ends may not be added.
+        """
         if not self.ends:
             raise Unreadable
         self.note(f"a missing {closer} was added")
 
     def value(self, schema: dict[str, Any]) -> Any:
+        """Reads one value of any type.
+
+        Args:
+            schema: JSON schema of the value.
+
+        Returns:
+            The value.
+
+        Raises:
+            Unreadable: there is none.
+        """
         start = self.at
         first = _SPACES.match(self.text, start).end()  # type: ignore[union-attr]
         char = self.text[first : first + 1]
@@ -181,6 +261,14 @@ class Lenient:
         return self.raw(schema)
 
     def delimited(self) -> str:
+        """Reads a text between string delimiters; delimiters inside it were meant as quotation marks.
+
+        Returns:
+            The text.
+
+        Raises:
+            Unreadable: it never ends.
+        """
         end = self.at
         while (end := self.text.find(self.mark, end + 1)) >= 0:
             if self.ends_value(end + 1):
@@ -198,7 +286,11 @@ class Lenient:
         return text.replace(self.mark, '"')
 
     def last_end(self) -> int:
-        """Returns: where the closers at the very end begin."""
+        """Where the closing brackets at the very end begin.
+
+        Returns:
+            Index into the text.
+        """
         end = len(self.text.rstrip())
         for frame in self.stack:
             if end > self.at + 1 and self.text[end - 1] == frame.closer:
@@ -206,6 +298,14 @@ class Lenient:
         return end
 
     def quoted(self, quote: str) -> tuple[bool, str]:
+        """Reads a text in plain quotes.
+
+        Args:
+            quote: the character it begins with.
+
+        Returns:
+            Whether there is one, and the text.
+        """
         end = self.at
         while (end := self.text.find(quote, end + 1)) >= 0:
             if self.text[end - 1] == "\\" and not self.text[self.at + 1 : end].endswith("\\\\"):
@@ -219,7 +319,17 @@ class Lenient:
         return False, ""
 
     def raw(self, schema: dict[str, Any]) -> Any:
-        """Text without delimiters, up to where the next argument or the end must be."""
+        """Text without delimiters, up to where the next argument or the end must be.
+
+        Args:
+            schema: JSON schema of the value.
+
+        Returns:
+            A number, a constant or a text.
+
+        Raises:
+            Unreadable: it never ends, or is empty.
+        """
         stops = re.compile("[" + re.escape(self.mark + ",}])") + "]|$")
         for stop in stops.finditer(self.text, self.at):
             at = stop.start()

@@ -1,4 +1,4 @@
-"""The markers of Gemma 4's output, and how they are found in a stream.
+"""Marker lexer: the markers of Gemma 4's output, found in a stream.
 
 By token id: the same characters written out of ordinary tokens stay text, and no chunk boundary cuts a
 marker. Without ids (text from elsewhere) by their spelling, holding back only what may still become a marker.
@@ -32,7 +32,15 @@ class Lexer:
         self._tail = ""  # text that may be the start of a marker (without ids only)
 
     def feed(self, token_id: int | None, text: str) -> list[Piece]:
-        """Take one token. Returns: the pieces that are certain now."""
+        """Takes one token.
+
+        Args:
+            token_id: its id; None for text without one.
+            text: its text, whole characters.
+
+        Returns:
+            The pieces that are certain now.
+        """
         if self._names is not None:
             name = self._names.get(token_id) if token_id is not None else None
             if name is not None:
@@ -52,13 +60,17 @@ class Lexer:
         return out
 
     def flush(self) -> list[Piece]:
-        """No more tokens. Returns: what was held back."""
+        """Ends the stream.
+
+        Returns:
+            What was held back.
+        """
         tail, self._tail = self._tail, ""
         return [(None, tail)] if tail else []
 
 
 def _marker_start(text: str, at: int) -> int:
-    """Returns: index from which `text` may be the start of a marker, its length if nowhere."""
+    """Index from which the end of a text may be the start of a marker; its length if nowhere."""
     for start in range(max(at, len(text) - 17), len(text)):
         if any(marker.startswith(text[start:]) for marker in MARKER_TEXT.values()):
             return start
@@ -66,5 +78,12 @@ def _marker_start(text: str, at: int) -> int:
 
 
 def may_be_header(body: str) -> bool:
-    """Returns: may text that begins so still turn out to be the header of a thought and nothing else?"""
+    """Whether text that begins so may still turn out to be the header of a thought and nothing else.
+
+    Args:
+        body: what came so far, without white space before it.
+
+    Returns:
+        True for an empty one, too.
+    """
     return "thought\n".startswith(body) or bool(re.fullmatch(r"thought[ \t]*\r?(\n\s*)?", body))

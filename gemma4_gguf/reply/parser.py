@@ -1,4 +1,4 @@
-"""Token stream → thought, text and tool calls: one pure state machine.
+"""Reply parser: token stream → thought, text and tool calls, as one pure state machine.
 
 Gemma 4 writes `<|channel>thought`, a newline, the thought and `<channel|>`; a call is
 `<|tool_call>call:name{key:<|"|>text<|"|>}<tool_call|>`. Nothing is lost and nothing raises: a call that
@@ -71,13 +71,21 @@ class ReplyParser:
             token_id: its id; None for text without one.
             text: its text (whole characters only); ignored for markers, whose text is known.
 
-        Returns: chunks that are certain now, maybe none.
+        Returns:
+            Chunks that are certain now, maybe none.
         """
         self._run(self._lexer.feed(token_id, text))
         return self._take()
 
     def flush(self, finish_reason: FinishReason) -> list[Chunk]:
-        """No more tokens: give out what was held back. Called by `finish` if the caller did not."""
+        """Ends the stream: gives out what was held back. Called by `finish` if the caller did not.
+
+        Args:
+            finish_reason: as for `finish`.
+
+        Returns:
+            The last chunks, maybe none.
+        """
         if not self._flushed:
             self._flushed = True
             self._run(self._lexer.flush())
@@ -91,7 +99,8 @@ class ReplyParser:
             finish_reason: "stop", or "length"/"cancelled" for a reply that was cut: a half call is not run.
             usage: token counts to carry along.
 
-        Returns: the whole reply; equal to the joined chunks of `feed` and `flush`.
+        Returns:
+            The whole reply; equal to the joined chunks of `feed` and `flush`.
         """
         self.flush(finish_reason)
         repeats = {key: n for key, n in self._seen.items() if n > 1}
@@ -387,7 +396,8 @@ def parse_reply(
         tools: OpenAI tool dicts the model was shown; their schemas guide repair.
         starts_in_thought: the prompt already opened a thought.
 
-    Returns: the reply; finish_reason is "tool_calls" when there are calls, else "stop".
+    Returns:
+        The reply; finish_reason is "tool_calls" when there are calls, else "stop".
     """
     parser = ReplyParser(None, tools, starts_in_thought)
     parser.feed(None, text)

@@ -1,4 +1,4 @@
-"""Texts that end a reply, found wherever token boundaries fall."""
+"""Stop texts: those that end a reply, found wherever token boundaries fall."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ class StopText:
         return "".join(self._passed)
 
     def push(self, text: str) -> str:
-        """Takes text. Returns: what can no longer become part of a stop text."""
+        """Takes text.
+
+        Args:
+            text: the next part of the reply.
+
+        Returns:
+            What can no longer become part of a stop text.
+        """
         if not self._stops:
             return text
         if self.hit:
@@ -42,7 +49,11 @@ class StopText:
         return self._let(text[: len(text) - keep])
 
     def flush(self) -> str:
-        """No more text. Returns: what was held back."""
+        """Ends the text.
+
+        Returns:
+            What was held back.
+        """
         held, self._held = self._held, ""
         return self._let(held)
 

@@ -1,4 +1,4 @@
-"""Reading one tool call: `call:name{key:value,…}`, as it should be and as models really write it.
+"""Tool call reader: `call:name{key:value,…}`, as it should be and as models really write it.
 
 A strict reader takes the native format. What it refuses goes to a lenient one that knows the usual slips
 (JSON or Python quotes, `=` for `:`, parentheses, raw text, delimiters used as quotation marks, missing ends,
@@ -33,7 +33,14 @@ class ReadCall:
 
 
 def tool_schemas(tools: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns: tool name → JSON schema of its parameters, from OpenAI tool dicts (wrapped or bare)."""
+    """Schemas of the parameters of tools.
+
+    Args:
+        tools: OpenAI tool dicts, wrapped or bare.
+
+    Returns:
+        JSON schema by tool name.
+    """
     out: dict[str, dict[str, Any]] = {}
     for tool in tools:
         function = tool.get("function", tool)
@@ -60,7 +67,8 @@ def read_call(
         cut: generation was stopped in the middle, so missing ends are not mended.
         force: accept a string that never ends.
 
-    Returns: the call, or None if it cannot be read.
+    Returns:
+        The call, or None if it cannot be read.
     """
     mark = unused_character(text for _, text in pieces)
     body = "".join(mark if kind == "quote" else text for kind, text in pieces)

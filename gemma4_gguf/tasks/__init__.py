@@ -1,1 +1,1 @@
-"""What a session is asked for most: boxes, descriptions, transcripts."""
+"""Tasks: boxes, descriptions and transcripts, what a session is asked for most."""

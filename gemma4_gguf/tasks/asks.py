@@ -1,4 +1,4 @@
-"""Asking: what the tasks of a session rest on, a question and its reply."""
+"""Task interface: a question and its reply, on which the tasks of a session rest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,26 @@ class Asks(Protocol):
     """Something that answers: a Session."""
 
     def ask(self, *parts: Part, **options: Unpack[TurnOptions]) -> Reply:
-        """Asks one question, without memory of earlier ones."""
+        """Asks one question, without memory of earlier ones.
+
+        Args:
+            parts: text and media, in the order the model reads them.
+            options: as for `Session.ask`.
+
+        Returns:
+            The whole reply.
+        """
 
     def stream(self, *parts: Part, **options: Unpack[TurnOptions]) -> Generator[Chunk, None, None]:
-        """Asks, and yields the reply as it comes; what is wrong with the question is raised at once."""
+        """Asks, and yields the reply as it comes; what is wrong with the question is raised at once.
+
+        Args:
+            parts: text and media, in the order the model reads them.
+            options: as for `Session.ask`.
+
+        Returns:
+            Chunks, the last one of kind "end".
+        """
 
 
 def careful(options: TurnOptions, max_tokens: int | None = None) -> TurnOptions:

@@ -1,4 +1,4 @@
-"""Boxes and points that a model writes as JSON: read them, scale them to the picture, draw them.
+"""Boxes and points: read from the JSON that a model writes, scaled to the picture, drawn.
 
 Gemma writes {"box_2d": [ymin, xmin, ymax, xmax], "label": "..."} and {"point": [y, x], "label": "..."} in
 thousandths of the picture, from its top left corner:

@@ -1,4 +1,4 @@
-"""Codes of languages → the names a model is asked with (ISO 639-1)."""
+"""Language codes: ISO 639-1 → the names a model is asked with."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def language_name(language: str) -> str:
 
     Args:
         language: a code such as "de" or "pt-BR", or a name, which is taken as it is.
+
+    Returns:
+        In English.
 
     Raises:
         OptionError: it is neither.

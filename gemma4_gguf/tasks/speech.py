@@ -1,4 +1,4 @@
-"""Speech: sounds of any length to text, with the time of every piece.
+"""Speech transcription: sounds of any length → text, with the time of every piece.
 
 A model hears 30 seconds at once. What is longer is cut at pauses, and each piece is asked for word by word:
 an instruction of the user's own, repeated for every piece, makes models answer instead of writing down.
@@ -85,7 +85,18 @@ def transcribe_segments(
     max_s: float = MAX_CLIP_S,
     **options: Unpack[TurnOptions],
 ) -> Generator[Segment, None, None]:
-    """Segments of a sound: see `Session.transcribe_segments`."""
+    """Segments of a sound: see `Session.transcribe_segments`.
+
+    Args:
+        session: that hears it.
+        audio: a sound of any length.
+        question: what is asked of every piece.
+        max_s: longest piece, 1 to 30 seconds.
+        options: as for `Session.ask`.
+
+    Returns:
+        Segments that follow each other.
+    """
     prompt = question.text
     audio = audio if isinstance(audio, Audio) else Audio(audio)
     pieces = load_pieces(audio.source, sample_rate_hz=audio.sample_rate_hz, max_s=max_s)
@@ -95,7 +106,14 @@ def transcribe_segments(
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """Joins the texts of pieces with spaces, but for scripts that write none."""
+    """Joins the texts of pieces with spaces, but for scripts that write none.
+
+    Args:
+        texts: in order; empty ones are fine.
+
+    Returns:
+        One text.
+    """
     joined = ""
     for text in texts:
         close = bool(joined) and bool(text) and _is_spaceless(joined[-1]) and _is_spaceless(text[0])

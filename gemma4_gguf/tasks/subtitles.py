@@ -1,4 +1,4 @@
-"""Segments of speech as files: plain text, SubRip, WebVTT, JSON.
+"""Transcript formats: segments of speech as plain text, SubRip, WebVTT, JSON.
 
 SubRip has no standard; the form here is what players agree on. WebVTT: https://www.w3.org/TR/webvtt1/.
 """
@@ -18,20 +18,41 @@ LINE_WIDTH = 42  # characters, what subtitles commonly keep to
 
 
 def format_txt(segments: Iterable[Segment]) -> Iterator[str]:
-    """One line a segment."""
+    """One line a segment.
+
+    Args:
+        segments: in order.
+
+    Yields:
+        Lines.
+    """
     for segment in segments:
         yield f"{segment.text}\n"
 
 
 def format_srt(segments: Iterable[Segment]) -> Iterator[str]:
-    """SubRip: numbered, times with a comma."""
+    """SubRip: numbered, times with a comma.
+
+    Args:
+        segments: in order.
+
+    Yields:
+        Cues.
+    """
     for number, segment in enumerate(segments, 1):
         times = f"{_timecode(segment.start_s, ',')} --> {_timecode(segment.end_s, ',')}"
         yield f"{number}\n{times}\n{_lines(segment.text)}\n\n"
 
 
 def format_vtt(segments: Iterable[Segment]) -> Iterator[str]:
-    """WebVTT: a header, times with a point, reserved characters escaped."""
+    """WebVTT: a header, times with a point, reserved characters escaped.
+
+    Args:
+        segments: in order.
+
+    Yields:
+        The header, then cues.
+    """
     yield "WEBVTT\n\n"
     for segment in segments:
         times = f"{_timecode(segment.start_s, '.')} --> {_timecode(segment.end_s, '.')}"
@@ -40,7 +61,14 @@ def format_vtt(segments: Iterable[Segment]) -> Iterator[str]:
 
 
 def format_json(segments: Iterable[Segment]) -> Iterator[str]:
-    """A list of {"start_s", "end_s", "text"}, a segment a line; whole only at its end."""
+    """A list of {"start_s", "end_s", "text"}, a segment a line; whole only at its end.
+
+    Args:
+        segments: in order.
+
+    Yields:
+        Parts of the list.
+    """
     before = "[\n  "
     for segment in segments:
         row = asdict(segment) | {"start_s": round(segment.start_s, 3), "end_s": round(segment.end_s, 3)}

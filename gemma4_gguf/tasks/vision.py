@@ -1,4 +1,4 @@
-"""Vision: things found in a picture, places to click, and what a picture or clip shows.
+"""Vision tasks: things found in a picture, places to click, and what a picture or clip shows.
 
 The prompts ask for the form that Gemma was trained to write, thousandths of the picture in the order y, x:
 https://docs.cloud.google.com/vertex-ai/generative-ai/docs/bounding-box-detection
@@ -51,8 +51,19 @@ def detect(
     prompt: str = DETECT_PROMPT,
     **options: Unpack[TurnOptions],
 ) -> list[Box]:
-    """Finds things in a picture: see `Session.detect`."""
-    text, size = _look(session, image, prompt, what, _form(prompt, DETECT_PROMPT, "boxes", options))
+    """Finds things in a picture: see `Session.detect`.
+
+    Args:
+        session: that answers.
+        image: the picture.
+        what: what to look for.
+        prompt: the question; {what} in it is replaced.
+        options: as for `Session.ask`.
+
+    Returns:
+        Boxes in pixels of the picture.
+    """
+    text, size = _ask_about(session, image, prompt, what, _form(prompt, DETECT_PROMPT, "boxes", options))
     return read_boxes(text, size)
 
 
@@ -64,8 +75,19 @@ def point(
     prompt: str = POINT_PROMPT,
     **options: Unpack[TurnOptions],
 ) -> list[Point]:
-    """Finds places in a picture: see `Session.point`."""
-    text, size = _look(session, image, prompt, what, _form(prompt, POINT_PROMPT, "points", options))
+    """Finds places in a picture: see `Session.point`.
+
+    Args:
+        session: that answers.
+        image: the picture.
+        what: what to point to.
+        prompt: the question; {what} in it is replaced.
+        options: as for `Session.ask`.
+
+    Returns:
+        Points in pixels of the picture.
+    """
+    text, size = _ask_about(session, image, prompt, what, _form(prompt, POINT_PROMPT, "points", options))
     return read_points(text, size)
 
 
@@ -76,7 +98,20 @@ def describe(
     prompt: str | None = None,
     **options: Unpack[TurnOptions],
 ) -> Reply:
-    """Tells what a picture, a clip or a sound is about: see `Session.describe`."""
+    """Tells what a picture, a clip or a sound is about: see `Session.describe`.
+
+    Args:
+        session: that answers.
+        media: a picture, a clip or a sound.
+        prompt: None asks for a description.
+        options: as for `Session.ask`.
+
+    Returns:
+        The whole reply.
+
+    Raises:
+        ContextFullError: it needs more tokens than the context holds.
+    """
     part, prompt = description(media, prompt)
     try:
         return session.ask(part, prompt, **options)
@@ -116,10 +151,14 @@ def _form(prompt: str, usual: str, grammar: str, options: TurnOptions) -> TurnOp
     return {**form, **options}
 
 
-def _look(
+def _ask_about(
     session: Asks, image: PictureSource, prompt: str, what: str | Sequence[str], options: TurnOptions
 ) -> tuple[str, tuple[int, int]]:
-    """Returns: what the model writes, and width and height of the picture in pixels."""
+    """Asks what is in a picture.
+
+    Returns:
+        What the model writes, and width and height of the picture in pixels.
+    """
     things = [what] if isinstance(what, str) else list(what)
     if not things or not all(isinstance(thing, str) and thing.strip() for thing in things):
         raise MessageError(f"what is {what!r}; expected what to look for, such as 'mugs'.")

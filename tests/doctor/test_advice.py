@@ -23,9 +23,9 @@ from gemma4_gguf.doctor.host import (
     TRIED_PYTHONS,
     Card,
     Place,
+    describe_machine,
     graphics_cards,
     instruction_sets,
-    look_around,
     place,
 )
 from gemma4_gguf.doctor.report import Advice, Check, DeviceReport
@@ -198,7 +198,7 @@ def test_how_a_process_ended(code: int, text: str) -> None:
 
 
 def test_this_machine() -> None:
-    found = look_around()
+    found = describe_machine()
     assert found.cores == logical_cores()
     assert found.python == f"{platform.python_implementation()} {platform.python_version()}"
     assert (found.system, found.architecture) == (platform.platform(), platform.machine())

@@ -47,7 +47,7 @@ def opened(converted: Callable[..., dict[str, Path]]) -> Iterator[Callable[..., 
         if key not in contexts:
             model = Model(check_model(converted(member)["model"]), device="cpu")
             settings = SessionOptions(**EXACT | {"n_ctx": N_CTX} | options)
-            contexts[key] = Context(model, settings, sees=True)
+            contexts[key] = Context(model, settings, vision=True)
         return contexts[key]
 
     yield open_context

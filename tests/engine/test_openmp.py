@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gemma4_gguf import Session
-from gemma4_gguf.engine.openmp import CALM_WINDOWS, Brake, Contention, busy_seconds
+from gemma4_gguf.engine.openmp import CALM_WINDOWS, IdleTeam, WaitPolicy, busy_seconds
 
 STAT = """\
 cpu  400 0 80 2000 0 0 20 0 0 0
@@ -27,66 +27,66 @@ def test_busy_time_of_the_cores_that_count() -> None:
 
 
 @pytest.fixture
-def contention(monkeypatch: pytest.MonkeyPatch) -> Contention:
-    """Of a machine with four cores, whose brake is only noted."""
+def policy(monkeypatch: pytest.MonkeyPatch) -> WaitPolicy:
+    """Of a machine with four cores, whose idle team is only noted."""
     monkeypatch.setattr("gemma4_gguf.engine.openmp.allowed_cpus", lambda: frozenset(range(4)))
     nothing = {"__init__": lambda *_: None, "release": lambda _: None}
-    monkeypatch.setattr("gemma4_gguf.engine.openmp.Brake", type("Noted", (), nothing))
-    return Contention()
+    monkeypatch.setattr("gemma4_gguf.engine.openmp.IdleTeam", type("Noted", (), nothing))
+    return WaitPolicy()
 
 
-def test_threads_wait_asleep_while_others_need_their_cores(contention: Contention) -> None:
-    contention.expect(4)
-    contention.judge(0.1)
-    assert not contention.braked
-    contention.judge(1.0)
-    assert contention.braked
+def test_threads_wait_asleep_while_others_need_their_cores(policy: WaitPolicy) -> None:
+    policy.expect(4)
+    policy.apply(0.1)
+    assert not policy.is_passive
+    policy.apply(1.0)
+    assert policy.is_passive
     for _ in range(CALM_WINDOWS - 1):
-        contention.judge(0.0)
-    assert contention.braked, "calm has to last"
-    contention.judge(0.5)
+        policy.apply(0.0)
+    assert policy.is_passive, "calm has to last"
+    policy.apply(0.5)
     for _ in range(CALM_WINDOWS):
-        assert contention.braked
-        contention.judge(0.0)
-    assert not contention.braked
+        assert policy.is_passive
+        policy.apply(0.0)
+    assert not policy.is_passive
 
 
-def test_cores_that_nobody_wants_are_free_for_others(contention: Contention) -> None:
-    contention.expect(2)
-    contention.judge(2.0)
-    assert not contention.braked
-    contention.expect(3)
-    contention.judge(2.0)
-    assert contention.braked
+def test_cores_that_nobody_wants_are_free_for_others(policy: WaitPolicy) -> None:
+    policy.expect(2)
+    policy.apply(2.0)
+    assert not policy.is_passive
+    policy.expect(3)
+    policy.apply(2.0)
+    assert policy.is_passive
 
 
-def test_load_is_measured_between_decodes(contention: Contention, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_is_measured_between_decodes(policy: WaitPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     # 1 of 2 busy seconds is not ours; then a long pause in which others were busy
     reads = iter([(100.0, 50.0, 10.0), (100.5, 52.0, 11.0), (110.5, 90.0, 11.0), None])
     seen: list[float] = []
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(Contention, "_read", lambda _: next(reads))
-    monkeypatch.setattr(Contention, "judge", lambda _, others: seen.append(others))
-    contention.look()
-    contention.expect(4)
+    monkeypatch.setattr(WaitPolicy, "_read", lambda _: next(reads))
+    monkeypatch.setattr(WaitPolicy, "apply", lambda _, others: seen.append(others))
+    policy.update()
+    policy.expect(4)
     clock[0] = 100.1
-    contention.look()
+    policy.update()
     assert seen == [], "too soon"
     clock[0] = 100.5
-    contention.look()
+    policy.update()
     assert seen == [pytest.approx(2.0)]
     clock[0] = 110.5
-    contention.look()
+    policy.update()
     assert len(seen) == 1, "what was long ago does not count"
     clock[0] = 111.0
-    contention.look()
-    contention.look()
+    policy.update()
+    policy.update()
     assert len(seen) == 1, "a system that stops telling is left alone"
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
-def test_the_brake_is_a_team_of_threads_that_goes_again(
+def test_the_idle_team_is_threads_that_go_again(
     converted: Callable[..., dict[str, Path]],
 ) -> None:
     def n_threads() -> int:
@@ -95,12 +95,12 @@ def test_the_brake_is_a_team_of_threads_that_goes_again(
     with Session(converted("e2b")["model"], projector=None, n_ctx=64, n_threads=2) as session:
         expected = session.logits([2, 5, 6])
         before = n_threads()
-        brake = Brake(3)
+        team = IdleTeam(3)
         try:
             wait_until(lambda: n_threads() >= before + 3)
             np.testing.assert_array_equal(session.logits([2, 5, 6]), expected)
         finally:
-            brake.release()
+            team.release()
         wait_until(lambda: n_threads() == before)
 
 

@@ -46,7 +46,7 @@ def opened(converted: Callable[..., dict[str, Path]]) -> Iterator[Callable[..., 
                 for name in ("TEXT_BATCH", "CPU_TEXT_BATCH", "IMAGE_BATCH"):
                     patch.setattr(context_module, name, BATCH, raising=False)
                 settings = SessionOptions(**EXACT | {"n_ctx": N_CTX} | options)
-                contexts[key] = Context(model, settings, sees=True)
+                contexts[key] = Context(model, settings, vision=True)
         return contexts[key]
 
     yield open_context
