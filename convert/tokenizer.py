@@ -17,6 +17,7 @@ from gemma4_gguf.convert.checkpoint import Checkpoint
 from gemma4_gguf.convert.config import ModelConfig
 from gemma4_gguf.errors import CheckpointError
 from gemma4_gguf.files.gguf_header import Field
+from gemma4_gguf.special_tokens import MARKER_TEXT
 from gemma4_gguf.templates import load as load_template
 
 TOKENIZER = "tokenizer.json"
@@ -25,17 +26,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 # llama.cpp's token types (llama.h, llama_token_type).
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 # Control tokens that are printed all the same: a reply's thought and tool calls are read from its text.
-VISIBLE = frozenset(
-    (
-        "<|channel>",
-        "<channel|>",
-        "<|tool_call>",
-        "<tool_call|>",
-        "<|tool_response>",
-        "<tool_response|>",
-        '<|"|>',
-    )
-)
+VISIBLE = frozenset((*(text for name, text in MARKER_TEXT.items() if not name.startswith("turn_")),))
 _SCORE = -1000.0  # the scores of a BPE vocabulary say nothing
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # A merge is stored as "left right"; a space inside a part becomes the character llama.cpp expects for it.

@@ -32,6 +32,7 @@ from gemma4_gguf.grammars.grammar import (
 )
 from gemma4_gguf.grammars.regex import ANYTHING
 from gemma4_gguf.grammars.shipped import load
+from gemma4_gguf.special_tokens import QUOTE
 
 
 class Notation(Protocol):
@@ -178,9 +179,9 @@ class ToolCallNotation:
     """Gemma's notation of tool calls: bare keys in alphabetical order, unescaped texts between <|"|>."""
 
     free_text = "text"
-    quote: Node = Text('<|"|>')
+    quote: Node = Text(QUOTE)
     space: Node = EMPTY
-    forbidden: tuple[Node, ...] = (seq(ANYTHING, Text('<|"|>'), ANYTHING),)
+    forbidden: tuple[Node, ...] = (seq(ANYTHING, Text(QUOTE), ANYTHING),)
     key_quote: Node = EMPTY
     key_patterns: tuple[tuple[str, str], ...] = ((r"^[A-Za-z0-9_@$][A-Za-z0-9_@$./-]*$", ""),)
     lexemes = frozenset({"text", "key", "number", "boolean", "null"})
@@ -192,8 +193,8 @@ class ToolCallNotation:
         return Text(only) if (only := single_char(of)) else of
 
     def text(self, value: str, pointer: str) -> Node:
-        if '<|"|>' in value:
-            raise SchemaError(f'{value!r} holds <|"|>, which ends a text', pointer=pointer)
+        if QUOTE in value:
+            raise SchemaError(f"{value!r} holds {QUOTE}, which ends a text", pointer=pointer)
         return seq(self.quote, Text(value), self.quote)
 
     def key(self, name: str) -> Node:

@@ -12,6 +12,7 @@ from gemma4_gguf.grammars.notation import JsonNotation, ToolCallNotation
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_compiler import Compiler
 from gemma4_gguf.grammars.schema_strings import has_nullable_repeat, split_long_repeats
+from gemma4_gguf.special_tokens import CALL_CLOSE, CALL_OPEN
 
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
 _DECIMAL_LIMITS = ("multiple_of", "le", "ge", "lt", "gt", "max_digits", "decimal_places")
@@ -133,7 +134,7 @@ def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) 
         except SchemaError as error:
             raise SchemaError(str(error), pointer=f"/{i}/function/parameters{error.pointer}") from error
         calls.append(seq(Text(name), node))
-    body = seq(Text("<|tool_call>call:"), either(*calls), Text("<tool_call|>"))
+    body = seq(Text(f"{CALL_OPEN}call:"), either(*calls), Text(CALL_CLOSE))
     call = compiler.grammar.add("one-call", body)
     return compiler.finish(Repeat(call, 1, None) if parallel else Ref(call.name))
 

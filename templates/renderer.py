@@ -21,6 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma4_gguf.errors import TemplateError
+from gemma4_gguf.special_tokens import CHANNEL_CLOSE, CHANNEL_OPEN, TURN_OPEN
 
 Size = Literal["small", "large"]
 # What the expressions of a foreign template can run into.
@@ -173,9 +174,9 @@ def family_of(template_text: str) -> Size | None:
         prompt = Renderer(template_text).render(_PROBE)
     except TemplateError:
         return None
-    if prompt.endswith("<|turn>model\n<|channel>thought\n<channel|>"):
+    if prompt.endswith(f"{TURN_OPEN}model\n{CHANNEL_OPEN}thought\n{CHANNEL_CLOSE}"):
         return "large"
-    return "small" if prompt.endswith("<|turn>model\n") else None
+    return "small" if prompt.endswith(f"{TURN_OPEN}model\n") else None
 
 
 def words_before_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
