@@ -79,7 +79,7 @@ class Renderer:
     """
 
     def __init__(self, template_text: str) -> None:
-        self._template = _compile(template_text)
+        self.template = _compile(template_text)
 
     def render(
         self,
@@ -110,7 +110,7 @@ class Renderer:
             TemplateError: the template refuses the conversation.
         """
         try:
-            return self._template.render(
+            return self.template.render(
                 messages=list(messages),
                 tools=list(tools) if tools else None,
                 enable_thinking=enable_thinking,

@@ -78,4 +78,4 @@ def test_everybody_counts_alike() -> None:
     from gemma4_gguf.engine.openmp import WaitPolicy
 
     assert 1 <= physical_cores() <= logical_cores() == describe_machine().cores
-    assert WaitPolicy()._cores == allowed_cpus()
+    assert WaitPolicy().cores == allowed_cpus()

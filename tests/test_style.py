@@ -208,6 +208,21 @@ def test_tests_can_fail(path: Path) -> None:
         assert checks or helpers, f"{name_of(path)}: {function.name} asserts nothing"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=name_of)
+def test_tests_use_what_is_public(path: Path) -> None:
+    private = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            private += [f"{node.lineno}: {node.attr}"] if owner not in ("self", "cls", "os") else []
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+            named = [a.value for a in node.args[:2] if isinstance(a, ast.Constant)]
+            private += [
+                f"{node.lineno}: {name}" for name in named if re.search(r"(^|\.)_[a-z]\w*$", str(name))
+            ]
+    assert not private, f"{name_of(path)} reaches into {private}"
+
+
 def test_every_shipped_file_is_used_by_a_test_or_the_package() -> None:
     shipped = [*(ROOT / "templates").glob("*.jinja"), *(ROOT / "grammars").glob("*.gbnf")]
     tests = "\n".join(p.read_text("utf-8") for p in TESTS if p.name != "test_style.py")

@@ -141,7 +141,7 @@ def test_unknown_size():
 
 def test_compiled_once():
     text = load("large")
-    assert Renderer(text)._template is Renderer(text)._template
+    assert Renderer(text).template is Renderer(text).template
 
 
 def test_a_models_own_template():

@@ -24,7 +24,7 @@ from gemma4_gguf.engine.openmp import WaitPolicy
 T = TypeVar("T")
 
 _NAME = "gemma4-compute"
-_workers = ThreadPoolExecutor(1, _NAME)
+workers = ThreadPoolExecutor(1, _NAME)
 wait_policy = WaitPolicy()
 
 
@@ -43,7 +43,7 @@ def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
         return work()
     job = _Job(work)
     try:
-        return _workers.submit(job).result()
+        return workers.submit(job).result()
     except BaseException as error:
         if isinstance(error, RuntimeError) and job.cancel():
             return work()  # the interpreter is ending and takes no more work
@@ -121,6 +121,11 @@ class Interrupt:
             return compute(work, self.stop)
         finally:
             self.go_on()
+
+    @property
+    def is_stopping(self) -> bool:
+        """A running decode, or the next one, will return soon."""
+        return bool(self._flag[0] != b"\0")
 
     def stop(self) -> None:
         """Makes a running decode, or the next one, return soon."""

@@ -133,7 +133,7 @@ def amx_fault() -> str:
     """
     if "AMX_INT8 = 1" not in build_info():
         return ""
-    for path in sorted(Path(_base_path()).glob("*ggml-cpu*.so*")):
+    for path in sorted(Path(base_path()).glob("*ggml-cpu*.so*")):
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Compilers sign what they make, in the section .comment.
             signatures = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", content)
@@ -219,7 +219,7 @@ def quote(lines: deque[str]) -> str:
 # Devices
 
 
-def _base_path() -> str:
+def base_path() -> str:
     """Directory of llama.cpp's libraries."""
     return str(llama()._base_path)
 

@@ -47,7 +47,7 @@ class WaitPolicy:
 
     def __init__(self) -> None:
         self._n_threads = 1
-        self._cores = allowed_cpus()
+        self.cores = allowed_cpus()
         # time, busy seconds of the cores, of this process
         self._last: tuple[float, float, float] | None = None
         self._n_calm = 0
@@ -66,14 +66,14 @@ class WaitPolicy:
         """
         self._n_threads = max(self._n_threads, n_threads)
         if self._last is None:
-            self._last = self._read()
+            self._last = self.read_load()
 
     def update(self) -> None:
         """Measures the load, if enough time has passed, and applies it. Called before a decode."""
         last = self._last
         if last is None or self._n_threads < 2 or time.monotonic() - last[0] < WINDOW_S:
             return
-        self._last = now = self._read()
+        self._last = now = self.read_load()
         if now is None or now[0] - last[0] > STALE_S:
             return
         seconds, busy, own = (after - before for before, after in zip(last, now, strict=True))
@@ -85,20 +85,25 @@ class WaitPolicy:
         Args:
             others: cores that other programs kept busy, 0 or more.
         """
-        short = self._n_threads + others - len(self._cores)
+        short = self._n_threads + others - len(self.cores)
         self._n_calm = self._n_calm + 1 if short < ENOUGH else 0
         if short > SHORT and not self.is_passive:
             _log.info("other programs keep %.1f cores busy: threads wait asleep", others)
-            self._idle_team = IdleTeam(len(self._cores) + 1)
+            self._idle_team = IdleTeam(len(self.cores) + 1)
         elif self._n_calm >= CALM_WINDOWS and self._idle_team is not None:
             _log.info("the cores are free again: threads wait awake")
             self._idle_team.release()
             self._idle_team = None
 
-    def _read(self) -> tuple[float, float, float] | None:
+    def read_load(self) -> tuple[float, float, float] | None:
+        """Reads how busy the cores have been.
+
+        Returns:
+            The time, the busy seconds of the cores, and those of this process; None where nothing tells.
+        """
         try:
             with Path("/proc/stat").open(encoding="ascii") as lines:
-                busy = busy_seconds(lines, self._cores)
+                busy = busy_seconds(lines, self.cores)
         except (OSError, ValueError):
             return None
         return time.monotonic(), busy, time.process_time()

@@ -84,12 +84,21 @@ class GraphFixes:
             return ask  # wants the node, and then does not go on
         self._n_asked += ask
         try:
-            return self._process_node(tensor, ask) or (ask and self._n_asked % STEP == 0)
+            return self.process_node(tensor, ask) or (ask and self._n_asked % STEP == 0)
         except KeyboardInterrupt as interrupt:
             self._interrupt = interrupt
             return not ask
 
-    def _process_node(self, tensor: int, ask: bool) -> bool:
+    def process_node(self, tensor: int, ask: bool) -> bool:
+        """Looks at one node of a graph, and changes its numbers where they are to be changed.
+
+        Args:
+            tensor: address of the node.
+            ask: whether it is asked beforehand if the node is of interest; else it has been computed.
+
+        Returns:
+            Asked: whether the node is wanted. Else: whether to go on.
+        """
         if ask:
             if self._energies is not None:
                 # The first node that computes copies the input, whose views may lie on another device.

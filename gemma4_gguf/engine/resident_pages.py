@@ -182,11 +182,11 @@ def _advise(mappings: Iterable[Mapping], advice: int) -> None:
         return
     for mapping in mappings:
         # The result is not looked at: on failure the pages stay, as they would without this module.
-        _madvise()(mapping.start, mapping.stop - mapping.start, advice)
+        madvise()(mapping.start, mapping.stop - mapping.start, advice)
 
 
 @functools.cache
-def _madvise() -> Any:
+def madvise() -> Any:
     """int madvise(void * addr, size_t length, int advice);"""
     function = ctypes.CDLL(None).madvise
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -70,7 +70,7 @@ class PendingFile:
         """
         view = memoryview(data).cast("B")
         while view.nbytes:
-            n = _pwrite(self.fd, view, offset)
+            n = pwrite(self.fd, view, offset)
             view, offset = view[n:], offset + n
 
     def publish(self) -> None:
@@ -265,7 +265,17 @@ def _sync_directory(directory: Path) -> None:
 _seek_lock = threading.Lock()
 
 
-def _pwrite(fd: int, view: memoryview, offset: int) -> int:
+def pwrite(fd: int, view: memoryview, offset: int) -> int:
+    """Writes at an offset, as POSIX's pwrite; under a lock where the system has none.
+
+    Args:
+        fd: descriptor of the file.
+        view: bytes.
+        offset: where to, bytes.
+
+    Returns:
+        Bytes that were written, maybe fewer.
+    """
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, view, offset)
     with _seek_lock:

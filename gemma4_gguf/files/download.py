@@ -249,7 +249,7 @@ def _complete(repo: Repo, commit: str, file: RemoteFile, tally: _Tally, stop: th
     tally.add(file.name, have := _size(partial))
     while have < file.size_bytes or not partial.exists():
         try:
-            for size in _receive(repo, commit, file):
+            for size in receive(repo, commit, file):
                 tally.add(file.name, size - have)
                 have, tries = size, 0
                 if stop.is_set():
@@ -263,7 +263,7 @@ def _complete(repo: Repo, commit: str, file: RemoteFile, tally: _Tally, stop: th
             time.sleep(min(0.1 * 3**tries, 10.0))
 
 
-def _receive(repo: Repo, commit: str, file: RemoteFile) -> Iterator[int]:
+def receive(repo: Repo, commit: str, file: RemoteFile) -> Iterator[int]:
     """Append to the partial file from where it ends; yields its size after each piece."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status

@@ -87,7 +87,7 @@ def sample_frames(
 
         found = None
         if len(shown) == total and len(set(shown)) == total:
-            found = _by_time(container, stream, [shown[i] for i in indices], keys, keep)
+            found = by_time(container, stream, [shown[i] for i in indices], keys, keep)
         if found is None:  # no time for every picture, or a container that seeks past it
             found = _by_count(container, stream, indices, keep)
     if not found:
@@ -130,7 +130,7 @@ def _packet_times(container: Any, stream: Any) -> tuple[list[int], list[int]]:
     return shown, keys
 
 
-def _by_time(
+def by_time(
     container: Any, stream: Any, times: list[int], keys: list[int], keep: Callable[[Any], PreparedImage]
 ) -> list[PreparedImage] | None:
     """Jumps to the last place before each picture where decoding can start, unless it is already past that.

@@ -12,7 +12,7 @@ from gemma4_gguf.engine.kv_cache import Item, MediaSpan, n_positions
 from gemma4_gguf.errors import TemplateError
 from gemma4_gguf.prompt.media_spans import Layout, MediaLayouts
 from gemma4_gguf.prompt.messages import Message, media_parts
-from gemma4_gguf.prompt.template import render_conversation, renderer
+from gemma4_gguf.prompt.template import Render, render_conversation, renderer
 from gemma4_gguf.types import MODALITIES, ImageTokens, modality_of
 
 
@@ -39,11 +39,14 @@ class PromptWriter:
 
     Args:
         engine: whose vocabulary and projector are used.
+
+    Attributes:
+        render: the model's template, or that of its family.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._render = renderer(engine.facts)
+        self.render: Render = renderer(engine.facts)
         self._layouts = MediaLayouts(engine.media)
 
     def write(
@@ -73,7 +76,7 @@ class PromptWriter:
         self._engine.require_open()
         media = media_parts(messages)
         layouts = [self._layouts.layout(part, image_tokens) for part in media]
-        rendered = render_conversation(self._render, messages, tools, thinking=thinking)
+        rendered = render_conversation(self.render, messages, tools, thinking=thinking)
         kinds = [modality.kind for modality in map(modality_of, media) if modality is not None]
         items = list(self._items(_unfold(rendered.pieces, kinds, layouts)))
         bos = self._engine.model.bos

@@ -40,7 +40,7 @@ def test_work_is_over_when_an_exception_is_raised(begun: bool, monkeypatch: pyte
 
     handles: list[Handle] = []
     pool = type("Pool", (), {"submit": lambda _, job: handles.append(Handle(job)) or handles[-1]})()
-    monkeypatch.setattr("gemma4_gguf.engine.compute_thread._workers", pool)
+    monkeypatch.setattr("gemma4_gguf.engine.compute_thread.workers", pool)
     with pytest.raises(KeyboardInterrupt):
         compute(work, stopped.set)
     assert ran == [1, 2] * begun and stopped.is_set() == begun

@@ -146,7 +146,7 @@ def test_amx_kernels_of_compilers_that_drop_their_configuration(
     signature: bytes, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "libggml-cpu.so.0").write_bytes(bytes(5000) + signature + bytes(99))
-    monkeypatch.setattr(library, "_base_path", lambda: str(tmp_path))
+    monkeypatch.setattr(library, "base_path", lambda: str(tmp_path))
     monkeypatch.setattr(library, "build_info", lambda: AMX_BUILD)
     assert library.amx_fault.__wrapped__() == fault
     monkeypatch.setattr(library, "build_info", lambda: AMX_BUILD.replace("AMX_INT8 = 1", "AMX_INT8 = 0"))

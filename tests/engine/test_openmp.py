@@ -66,7 +66,7 @@ def test_load_is_measured_between_decodes(policy: WaitPolicy, monkeypatch: pytes
     reads = iter([(100.0, 50.0, 10.0), (100.5, 52.0, 11.0), (110.5, 90.0, 11.0), None])
     seen: list[float] = []
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(WaitPolicy, "_read", lambda _: next(reads))
+    monkeypatch.setattr(WaitPolicy, "read_load", lambda _: next(reads))
     monkeypatch.setattr(WaitPolicy, "apply", lambda _, others: seen.append(others))
     policy.update()
     policy.expect(4)

@@ -118,7 +118,7 @@ def test_the_corrections_are_needed_and_leave_a_right_file_alone(
     np.testing.assert_array_equal(
         corrected.encode_image(prepared), open_projector("e2b", told).encode_image(prepared)
     )
-    monkeypatch.setattr(GraphFixes, "_process_node", lambda self, tensor, ask: not ask)
+    monkeypatch.setattr(GraphFixes, "process_node", lambda self, tensor, ask: not ask)
     alone = open_projector("e2b", without)
     assert 0.999 < image_cosine(alone, images) < 0.999_99
     assert 0.99 < audio_cosine(alone, sounds) < 0.999_99
@@ -147,7 +147,7 @@ def test_ctrl_c_inside_the_callback_is_not_lost(
         def interrupt(*_: Any) -> bool:
             raise KeyboardInterrupt
 
-        patch.setattr(GraphFixes, "_process_node", interrupt)
+        patch.setattr(GraphFixes, "process_node", interrupt)
         with pytest.raises(KeyboardInterrupt):
             projector.encode_audio(sweep(500))
     assert np.isfinite(projector.encode_audio(sweep(500))).all()
@@ -160,7 +160,7 @@ def test_ctrl_c_stops_a_picture_that_is_being_encoded(
     """While nodes are computed, not only while the graph is laid out."""
     projector = open_projector("e2b")
     pixels = prepare_image(picture(120, 90), 280).pixels
-    visit, steps = GraphFixes._process_node, [0]
+    visit, steps = GraphFixes.process_node, [0]
 
     def look(self: GraphFixes, tensor: int, ask: bool) -> bool:
         steps[0] += not ask
@@ -172,7 +172,7 @@ def test_ctrl_c_stops_a_picture_that_is_being_encoded(
         return visit(self, tensor, ask)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GraphFixes, "_process_node", look)
+        patch.setattr(GraphFixes, "process_node", look)
         patch.setattr("gemma4_gguf.engine.projector_patches.STEP", 4)
         with pytest.raises(KeyboardInterrupt):
             projector.encode_image(pixels)

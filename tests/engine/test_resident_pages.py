@@ -135,7 +135,7 @@ def test_a_file_without_rows_is_never_released_again(
 ) -> None:
     mapped.madvise(mmap.MADV_NORMAL)
     held = FilePages(file)
-    monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("released"))
+    monkeypatch.setattr(resident_pages, "madvise", lambda: pytest.fail("released"))
     held.after_decode(10 * ROWS_KEPT)
     assert held.matrices and not held.rows
 
@@ -151,7 +151,7 @@ def test_no_file_means_no_mappings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("platform", ["win32", "freebsd14"])
 def test_other_systems_keep_their_pages(file: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("there is no madvise"))
+    monkeypatch.setattr(resident_pages, "madvise", lambda: pytest.fail("there is no madvise"))
     assert read_only_mappings(file) == []
     FilePages(file).after_load()
 
@@ -220,6 +220,6 @@ def test_a_closed_session_releases_nothing(
     session = Session(converted("e2b")["model"], projector=None, device="cpu", n_ctx=256)
     model = session.engine.model
     session.close()
-    monkeypatch.setattr(resident_pages, "_madvise", lambda: pytest.fail("released"))
+    monkeypatch.setattr(resident_pages, "madvise", lambda: pytest.fail("released"))
     model.pages.after_load()
     model.pages.after_decode(10 * ROWS_KEPT)

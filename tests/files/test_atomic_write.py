@@ -73,7 +73,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         return os.write(fd, data)
 
-    monkeypatch.setattr(atomic_write, "_pwrite", pwrite)
+    monkeypatch.setattr(atomic_write, "pwrite", pwrite)
     with pytest.raises(OutputError, match=r"disk of .* is full"):
         write_files([output(tmp_path / "f.gguf", tensor("a", numbers(9000, 256), "Q8_0"))])
     assert names(tmp_path) == []

@@ -264,7 +264,7 @@ def test_a_disk_that_fills_up_on_the_way_keeps_what_came(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr(download, "_receive", full)
+        broken.setattr(download, "receive", full)
         with pytest.raises(OutputError, match=r"No space left.*Make room.*HF_HUB_CACHE"):
             fetch_single(hub, tmp_path)
     assert [path.read_bytes() for path in tmp_path.rglob("*.gemma4.incomplete")]

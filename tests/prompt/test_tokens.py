@@ -98,6 +98,6 @@ def test_media_that_cannot_be_taken(
 def test_a_template_that_loses_a_picture_is_refused(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.prompts, "_render", lambda messages, tools, thinking: "<bos>no picture here")
+    monkeypatch.setattr(session.prompts, "render", lambda messages, tools, thinking: "<bos>no picture here")
     with pytest.raises(TemplateError, match="image"):
         session.ask(scene(0), "detect")
