@@ -14,6 +14,7 @@ from rich.text import Text
 from gemma4_gguf.cli.errors import EXIT_FAILURE
 from gemma4_gguf.cli.options import add_command, add_json_option
 from gemma4_gguf.cli.output import print_json, screen, size
+from gemma4_gguf.doctor.host import TRIED_PYTHONS
 from gemma4_gguf.options import Device
 
 if TYPE_CHECKING:
@@ -85,10 +86,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     packages = [f"{name} {version or 'missing'}" for name, version in machine.packages.items()]
     commit = f", commit {library.commit}" if library.commit else ""
     built = library.system_info.replace(" = 1", "").replace(" |", "").replace(" :", ":")
+    tried = f" (tried: {' to '.join(TRIED_PYTHONS)})"
     memory = f", {size(machine.memory_bytes)}" if machine.memory_bytes else ""
     sets = f", {' '.join(machine.instruction_sets)}" if machine.instruction_sets else ""
     facts = [
-        ("gemma4-gguf", f"{report.version}, {machine.python}, {machine.system}"),
+        ("gemma4-gguf", f"{report.version}, {machine.python}{tried}, {machine.system}"),
         ("llama.cpp", f"ggml {library.ggml}{commit}" if library.ggml else "not loaded"),
         ("built with", built or ", ".join(library.backends)),
         ("processor", f"{machine.processor}, {machine.cores} cores to use{memory}{sets}"),
