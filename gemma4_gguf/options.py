@@ -225,13 +225,23 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
         OptionError: a name is unknown or a value out of range.
     """
     _require_names(SamplingOptions, given)
+    if not isinstance(options, SamplingOptions):
+        raise OptionError(
+            f"sampling is {options!r}; expected SamplingOptions, such as SamplingOptions(seed=1)."
+        )
     values = dict(given)
     if "stop" in values:
         stop = values["stop"]
-        values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    bias = values.get("logit_bias")
-    if isinstance(bias, Mapping):
-        values["logit_bias"] = tuple((int(token), float(value)) for token, value in bias.items())
+        values["stop"] = (
+            (stop,) if isinstance(stop, str) else _tuple("stop", stop or (), "a text, or several")
+        )
+    if "logit_bias" in values:
+        bias = values["logit_bias"]
+        pairs = bias.items() if isinstance(bias, Mapping) else bias
+        try:
+            values["logit_bias"] = tuple((int(token), float(value)) for token, value in pairs)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"logit_bias is {bias!r}; expected token ids with a number each.") from error
     options = replace(options, **values)
     _check(options)
     return options
@@ -259,6 +269,9 @@ def turn_options(
     rest = dict(given)
     fields_of = {kind: {field.name for field in fields(kind)} for kind in (SamplingOptions, ToolOptions)}
     drawn, called = ({n: rest.pop(n) for n in given if n in fields_of[kind]} for kind in fields_of)
+    for name in ("thinking", "parallel_tool_calls", "strict"):
+        if given.get(name, False) not in (True, False):
+            raise OptionError(f"{name} is {given[name]!r}; expected True or False.")
     base = rest.pop("sampling", None) or sampling
     return rest, with_overrides(base, drawn), ToolOptions(**called)
 
@@ -277,6 +290,13 @@ def _check(options: SamplingOptions) -> None:
         value = getattr(options, name)
         if not inside(value):
             raise OptionError(f"{name} is {value!r}; expected {expected}.")
+
+
+def _tuple(name: str, value: Any, expected: str) -> tuple[Any, ...]:
+    try:
+        return tuple(value)
+    except TypeError as error:
+        raise OptionError(f"{name} is {value!r}; expected {expected}.") from error
 
 
 def _is_whole(value: Any) -> bool:

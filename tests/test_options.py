@@ -92,3 +92,27 @@ def test_a_turn_may_have_tools_and_thoughts_of_its_own(session: Session) -> None
     assert chat.tools == () and chat.thinking is False
     chat.tools = [ping]
     assert chat.tools[0].run is ping
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sampling", {"temperature": 0}),
+        ("sampling", 0.7),
+        ("stop", 3),
+        ("stop", [3]),
+        ("stop", [""]),
+        ("logit_bias", 5),
+        ("logit_bias", [1, 2]),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {1: "much"}),
+        ("thinking", "no"),
+        ("strict", "yes"),
+        ("parallel_tool_calls", None),
+        ("temperature", "hot"),
+        ("max_tokens", 2.5),
+    ],
+)
+def test_values_of_wrong_types_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=f"{name} is .*expected"):
+        turn_options({name: value}, SamplingOptions())

@@ -95,7 +95,7 @@ def _about_versions(machine: Machine) -> Iterator[Advice]:
 def _compare(version: str, oldest: str, newest: str) -> str:
     """ "older", "newer", or "" where a version lies between two, or cannot be read."""
     try:
-        found = Version(version)
+        found = Version(Version(version).public)  # "+cu124" tells a build, not a version
     except InvalidVersion:
         return ""
     if found < Version(oldest):

@@ -20,7 +20,7 @@ from gemma4_gguf.engine.media_encoder import MediaEncoder
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.projector import Projector
 from gemma4_gguf.engine.token_stream import TokenRequest, TokenStream
-from gemma4_gguf.errors import GGUFError, MessageError, StateError
+from gemma4_gguf.errors import GGUFError, MessageError, OptionError, StateError
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.files.projector_file import ProjectorFacts
 from gemma4_gguf.grammars.grammar import Grammar
@@ -175,10 +175,15 @@ class Engine:
                 items.append(self._bare_span(entry, place))
             else:
                 items.append(int(entry))  # type: ignore[arg-type]
+        self._check(items)
+        return items
+
+    def _check(self, items: Sequence[Item]) -> None:
+        """Refuses a prompt on which llama.cpp would fail, or end the process."""
+        self.require_open()
         if not items:
             raise MessageError("There are no tokens; expected at least one.")
         self.model.require_tokens([item for item in items if isinstance(item, int)])
-        return items
 
     def _bare_span(self, array: np.ndarray, place: int) -> MediaSpan:
         n_embd = self.model.n_embd
@@ -201,8 +206,12 @@ class Engine:
 
         Raises:
             ContextFullError: the prompt is longer than the context.
+            MessageError: it is empty, or an id of it is outside the vocabulary.
+            OptionError: n_top is out of range.
         """
-        self.require_open()
+        self._check(request.items)
+        if request.n_top is not None and not 0 <= request.n_top <= self.model.n_vocab:
+            raise OptionError(f"n_top is {request.n_top}; expected 0 to {self.model.n_vocab}, or None.")
         return TokenStream(self.context, self.pool, request)
 
     def guide(
@@ -245,8 +254,9 @@ class Engine:
 
         Raises:
             ContextFullError: it is longer than the context.
+            MessageError: it is empty, or an id of it is outside the vocabulary.
         """
-        self.require_open()
+        self._check(items)
         with self.pool.lend(()) as state, self.context.lock:
             state.dirty = True  # nothing is reused
             self.context.fit(state, items)
@@ -290,7 +300,9 @@ class Engine:
             StateError: llama.cpp does not take it.
             EngineError: all sequences are in mid-reply.
         """
+        self._check(saved.items)
+        if saved.n_past > self.n_ctx:
+            raise StateError(f"This state holds {saved.n_past:,} tokens, the context {self.n_ctx:,}.")
         with self.pool.lend(saved.items, owner) as state, self.context.lock, library.complaints() as said:
-            self.require_open()
             if not self.context.reuse.write(state, saved.items, saved.data):
                 raise StateError(f"llama.cpp does not take this state.{library.quote(said)}")

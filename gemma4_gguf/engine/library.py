@@ -137,6 +137,8 @@ def amx_fault() -> str:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Compilers sign what they make, in the section .comment.
             signatures = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", content)
+            if re.search(rb"clang version \d", content):  # then GCC signed what the system put in alone
+                continue
         for major, minor in {(int(major), int(minor)) for major, minor in signatures}:
             if (major, minor) < _AMX_RIGHT_SINCE.get(major, (14, 0)):
                 return f"GCC {major}.{minor}"

@@ -80,10 +80,19 @@ class TokenStream:
 
     def __init__(self, context: Context, pool: SequencePool, request: TokenRequest) -> None:
         context.require_room(n_positions(request.items))
-        self.usage = Usage(prompt_tokens=n_positions(request.items))
-        self.finish_reason: FinishReason = "cancelled"
-        self._context, self._pool, self._request = context, pool, request
-        self._tokens = self._draw()
+        self._progress = _Progress(Usage(prompt_tokens=n_positions(request.items)))
+        # Nothing in it refers to this stream: one that is dropped is closed at once.
+        self._tokens = _draw(context, pool, request, self._progress)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; the one that ends the reply counts."""
+        return self._progress.usage
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended; "cancelled" as long as it has not."""
+        return self._progress.finish_reason
 
     def __iter__(self) -> TokenStream:
         return self
@@ -103,50 +112,61 @@ class TokenStream:
     ) -> None:
         self.close()
 
-    def _draw(self) -> Generator[Token, None, None]:
-        context, request = self._context, self._request
-        model, limit = context.model, request.sampling.max_tokens
-        with (
-            self._pool.lend(request.items, request.owner) as state,
-            closing(self._sampler()) as sampler,
-        ):
+
+@dataclass
+class _Progress:
+    """How far a stream has come."""
+
+    usage: Usage
+    finish_reason: FinishReason = "cancelled"
+
+
+def _draw(
+    context: Context, pool: SequencePool, request: TokenRequest, progress: _Progress
+) -> Generator[Token, None, None]:
+    model, limit = context.model, request.sampling.max_tokens
+    with (
+        pool.lend(request.items, request.owner) as state,
+        closing(_sampler(context, request)) as sampler,
+    ):
+        with context.lock:
+            start = time.perf_counter()
+            reused = context.prefill(state, request.items, pool.states)
+            progress.usage = replace(progress.usage, reused_tokens=reused)
+            token = _next(context, request, sampler)
+        n_new = progress.usage.prompt_tokens - reused
+        _log.debug("prompt: %d tokens decoded in %.3f s", n_new, time.perf_counter() - start)
+        while True:
+            n_drawn = progress.usage.completion_tokens + 1
+            progress.usage = replace(progress.usage, completion_tokens=n_drawn)
+            if model.ends_reply(token.id):
+                progress.finish_reason = "stop"
+                return
+            yield token
+            if n_drawn == limit or state.n_past >= context.n_ctx:
+                progress.finish_reason = "length"
+                return
             with context.lock:
-                start = time.perf_counter()
-                reused = context.prefill(state, request.items, self._pool.states)
-                self.usage = replace(self.usage, reused_tokens=reused)
-                token = self._next(sampler)
-            n_new = self.usage.prompt_tokens - reused
-            _log.debug("prompt: %d tokens decoded in %.3f s", n_new, time.perf_counter() - start)
-            while True:
-                n_drawn = self.usage.completion_tokens + 1
-                self.usage = replace(self.usage, completion_tokens=n_drawn)
-                if model.ends_reply(token.id):
-                    self.finish_reason = "stop"
-                    return
-                yield token
-                if n_drawn == limit or state.n_past >= context.n_ctx:
-                    self.finish_reason = "length"
-                    return
-                with context.lock:
-                    context.extend_one(state, token.id)
-                    token = self._next(sampler)
+                context.extend_one(state, token.id)
+                token = _next(context, request, sampler)
 
-    def _sampler(self) -> Sampler | GuidedSampler:
-        request, model = self._request, self._context.model
-        history = [item for item in request.items if isinstance(item, int)]
-        banned = [*model.facts.banned_tokens, *request.banned]
-        sampler = Sampler(request.sampling, model.n_vocab, banned, history)
-        return sampler if request.guide is None else GuidedSampler(sampler, request.guide, model.n_vocab)
 
-    def _next(self, sampler: Sampler | GuidedSampler) -> Token:
-        """Draws from the last decode. The lock of the context is held."""
-        n_top = self._request.n_top
-        if n_top is None:
-            return Token(sampler.draw(self._context.handle))
-        scores = log_probabilities(self._context.logits())
-        token = sampler.draw(self._context.handle)
-        likeliest = np.argsort(-scores, kind="stable")[:n_top]
-        return Token(token, float(scores[token]), tuple((int(i), float(scores[i])) for i in likeliest))
+def _sampler(context: Context, request: TokenRequest) -> Sampler | GuidedSampler:
+    model = context.model
+    history = [item for item in request.items if isinstance(item, int)]
+    banned = [*model.facts.banned_tokens, *request.banned]
+    sampler = Sampler(request.sampling, model.n_vocab, banned, history)
+    return sampler if request.guide is None else GuidedSampler(sampler, request.guide, model.n_vocab)
+
+
+def _next(context: Context, request: TokenRequest, sampler: Sampler | GuidedSampler) -> Token:
+    """Draws from the last decode. The lock of the context is held."""
+    if request.n_top is None:
+        return Token(sampler.draw(context.handle))
+    scores = log_probabilities(context.logits())
+    token = sampler.draw(context.handle)
+    likeliest = np.argsort(-scores, kind="stable")[: request.n_top]
+    return Token(token, float(scores[token]), tuple((int(i), float(scores[i])) for i in likeliest))
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ between them; its sound follows, as transformers puts it under load_audio_from_v
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 from cachetools import LRUCache
@@ -33,6 +34,7 @@ class MediaLayouts:
 
     def __init__(self, encoder: MediaEncoder) -> None:
         self._encoder = encoder
+        self._lock = threading.Lock()
         self._clips: LRUCache[tuple[object, ...], Layout] = LRUCache(MAX_CACHED_CLIPS)
 
     def layout(self, media: Media, image_tokens: ImageTokens | None = None) -> Layout:
@@ -57,9 +59,12 @@ class MediaLayouts:
 
     def _clip(self, video: Video) -> Layout:
         key = _clip_key(video)
-        layout = self._clips.get(key)
+        with self._lock:
+            layout = self._clips.get(key)
         if layout is None:
-            layout = self._clips[key] = self._lay_out(video)
+            layout = self._lay_out(video)
+            with self._lock:
+                self._clips[key] = layout
         return layout
 
     def _lay_out(self, video: Video) -> Layout:

@@ -128,6 +128,7 @@ def test_a_processor_without_avx2() -> None:
         ("huggingface-hub", "99.1.0.dev0", "newer"),
         ("pydantic", "2.6.4+local", "older"),
         ("numpy", "1.26.0", ""),
+        ("llama-cpp-python", "0.3.36+cu124", ""),
         ("numpy", "2.0.0", ""),
         ("rich", "", ""),
         ("rich", "unknown", ""),

@@ -138,6 +138,7 @@ AMX_BUILD = "CPU : AVX512 = 1 | AMX_INT8 = 1 | OPENMP = 1 | "
         (b"GCC: (Debian 14.2.0-19) 14.2.0", ""),
         (b"GCC: (GNU) 16.1.0", ""),
         (b"Ubuntu clang version 18.1.3", ""),
+        (b"GCC: (Debian 12.2.0-14) 12.2.0\0Debian clang version 14.0.6", ""),
         (b"GCC: (Debian 14.2.0) 14.2.0\0GCC: (Debian 12.2.0) 12.2.0", "GCC 12.2"),
         (b"", ""),
     ],

@@ -11,8 +11,9 @@ import pytest
 
 from gemma4_gguf import SamplingOptions, Session
 from gemma4_gguf.engine.engine import Engine
+from gemma4_gguf.engine.kv_cache import SavedSequence
 from gemma4_gguf.engine.token_stream import TokenRequest, log_probabilities
-from gemma4_gguf.errors import ContextFullError, EngineError
+from gemma4_gguf.errors import ContextFullError, EngineError, MessageError, OptionError, StateError
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=12)
@@ -149,3 +150,29 @@ def test_logits_are_fresh_and_checked(engine: Engine, prompt: Any) -> None:
     one, other = engine.logits(prompt), engine.logits(prompt)
     assert one.shape == (len(prompt), engine.model.n_vocab) and one.dtype == np.float32
     assert parity.divergence(one[-1], other[-1]) < 1e-9
+
+
+@pytest.mark.parametrize("items", [[], [2, 10**8], [-5], [2, 1536]])
+def test_what_is_no_prompt_is_refused_before_llama_cpp_sees_it(engine: Engine, items: list[int]) -> None:
+    for ask in (lambda: engine.tokens(TokenRequest(items=items)), lambda: engine.logits(items)):
+        with pytest.raises(MessageError):
+            ask()
+    with pytest.raises(MessageError):
+        engine.import_sequence(engine, SavedSequence(tuple(items), np.zeros(9, np.uint8)))
+    with pytest.raises(OptionError, match="n_top"):
+        engine.tokens(TokenRequest(items=[2], n_top=-1))
+
+
+def test_states_that_do_not_fit_are_refused_and_harm_nobody(engine: Engine, prompt: Any) -> None:
+    for items in ((2,) * (engine.n_ctx + 1), (2, 3)):
+        with pytest.raises(StateError):
+            engine.import_sequence(engine, SavedSequence(items, np.zeros(100, np.uint8)))
+    with engine.tokens(TokenRequest(items=prompt, sampling=GREEDY)) as stream:
+        assert next(stream).id >= 0
+
+
+def test_a_stream_that_is_dropped_is_closed_at_once(engine: Engine, prompt: Any) -> None:
+    for _ in range(3):
+        stream = engine.tokens(TokenRequest(items=prompt, sampling=GREEDY))
+        assert next(stream).id >= 0, "the one sequence is free again"
+        del stream
