@@ -67,7 +67,12 @@ class Compiler:
 
     def document_node(self, name_hint: str) -> Node:
         """The whole schema as a node of `grammar`."""
-        node = self.compile((Subschema(self.root, ""),), name_hint)
+        try:
+            node = self.compile((Subschema(self.root, ""),), name_hint)
+        except RecursionError as error:
+            raise SchemaError(
+                "it is nested too deeply; name inner schemas under $defs or flatten it"
+            ) from error
         if node is None:
             raise SchemaError("nothing can satisfy this schema")
         return node

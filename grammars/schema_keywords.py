@@ -146,7 +146,10 @@ def _read_bounds(schema: Mapping[str, Any], pointer: str) -> Bounds:
             value = schema.get(other)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             raise SchemaError(f"{word} must be a number, not {value!r}", pointer=f"{pointer}/{word}")
-        number = Decimal(repr(value))
+        try:
+            number = Decimal(repr(value))
+        except ValueError as error:  # Python writes no integer of more than 4300 digits
+            raise SchemaError(f"{word} has too many digits", pointer=f"{pointer}/{word}") from error
         bounds = bounds.intersect(
             Bounds(low=number, open_low=is_open) if side == "low" else Bounds(high=number, open_high=is_open)
         )

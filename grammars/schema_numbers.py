@@ -103,13 +103,28 @@ def real_numbers(bounds: Bounds) -> Node | None:
 
 
 def _as_read(bounds: Bounds) -> Bounds:
-    """The same range closed: 0.99999999999999999 is below one, but a parser makes it one."""
-    low, high = bounds.low, bounds.high
+    """The same range closed, between doubles: 0.99999999999999999 is below one, but a parser makes it one."""
+    low, high = _double(bounds.low, 1), _double(bounds.high, -1)
     if low and bounds.open_low:
         low = Decimal(repr(math.nextafter(float(low), math.inf)))
     if high and bounds.open_high:
         high = Decimal(repr(math.nextafter(float(high), -math.inf)))
     return Bounds(low, high, bounds.open_low and not bounds.low, bounds.open_high and not bounds.high)
+
+
+def _double(bound: Decimal | None, sign: int) -> Decimal | None:
+    """A bound of more digits than doubles have → the double inside and next to it; `sign` as for `_whole`."""
+    if bound is None or len(bound.as_tuple().digits) <= 17:
+        return bound
+    try:
+        near = float(bound)
+    except OverflowError:
+        return bound
+    if not math.isfinite(near):
+        return bound
+    if (Decimal(near) - bound) * sign < 0:
+        near = math.nextafter(near, sign * math.inf)
+    return Decimal(repr(near))
 
 
 def _one_of(ways: list[Node | None]) -> Node | None:
@@ -154,21 +169,24 @@ def _same_size(low: str, high: str) -> Node:
         return Text(low)
     if set(low) == {"0"} and set(high) == {"9"}:
         return DIGIT if len(low) == 1 else Repeat(DIGIT, len(low), len(low))
-    a, b = int(low[0]), int(high[0])
-    if a == b:
-        return seq(Text(low[0]), _same_size(low[1:], high[1:]))
     if len(low) == 1:
-        return _digit(a, b)
-    rest = len(low) - 1
+        return _digit(int(low), int(high))
+    # Digit by digit, but long numbers by halves: 1e300 as 300 nested steps would exceed Python's stack.
+    size = 1 if len(low) <= 16 else len(low) // 2
+    rest = len(low) - size
+    zeros, nines = "0" * rest, "9" * rest
+    if low[:size] == high[:size]:
+        return seq(Text(low[:size]), _same_size(low[size:], high[size:]))
+    first, last = int(low[:size]), int(high[:size])
+    bottom, top = low[size:] != zeros, high[size:] != nines
     ways: list[Node] = []
-    if set(low[1:]) != {"0"}:
-        ways.append(seq(Text(low[0]), _same_size(low[1:], "9" * rest)))
-        a += 1
-    top = set(high[1:]) != {"9"}
-    if a <= b - top:
-        ways.append(seq(_digit(a, b - top), _same_size("0" * rest, "9" * rest)))
+    if bottom:
+        ways.append(seq(Text(low[:size]), _same_size(low[size:], nines)))
+    if first + bottom <= last - top:
+        heads = _same_size(str(first + bottom).zfill(size), str(last - top).zfill(size))
+        ways.append(seq(heads, _same_size(zeros, nines)))
     if top:
-        ways.append(seq(Text(high[0]), _same_size("0" * rest, high[1:])))
+        ways.append(seq(Text(high[:size]), _same_size(zeros, high[size:])))
     return either(*ways)
 
 
@@ -240,12 +258,18 @@ def _digits_between(low: str | None, high: str | None, open_low: bool, open_high
         return (Repeat(Text("0"), 1, None), True) if fits else (_NEVER, False)
     if low == "" and high is None:  # anything but zeros
         return seq(Repeat(Text("0"), 0, None), _NONZERO, _DIGITS), False
-    zeros = 0 if low is None or high is not None else len(low) - len(low.lstrip("0"))
+    zeros = 0 if low is None or high is not None else _leading_zeros(low)
     if low and zeros > 1:  # one step instead of one for each zero
         digits, empty = _digits_between(low[zeros:], None, open_low, False)
         larger = seq(Repeat(Text("0"), 0, zeros - 1), _NONZERO, _DIGITS)
         after = seq(Repeat(Text("0"), zeros, zeros), optional(digits) if empty else digits)
         return either(larger, after), False
+    if high and (zeros := _leading_zeros(high, low or high)) > 1:
+        digits, empty = _digits_between(low and low[zeros:], high[zeros:], open_low, open_high)
+        after = seq(Repeat(Text("0"), zeros, zeros), digits)
+        if low is None:  # no more than zeros would do, too
+            return either(Repeat(Text("0"), 1, zeros), after), True
+        return after, False
     a = int(low[0]) if low else 0
     b = int(high[0]) if high else 9
     below = low is not None
@@ -260,6 +284,11 @@ def _digits_between(low: str | None, high: str | None, open_low: bool, open_high
             ways.append(head)
     empty = low is None and high is not None
     return either(*ways) if ways else _NEVER, empty
+
+
+def _leading_zeros(*digits: str) -> int:
+    """How many zeros all of them begin with."""
+    return min(len(d) - len(d.lstrip("0")) for d in digits)
 
 
 def _cases(
@@ -295,8 +324,9 @@ def _scientific(bounds: Bounds) -> list[Node | None]:
         ways.append(_with_exponent(Bounds(low=Decimal("5e-324")), _SMALLEST))
     ways += _exponents(bounds, bottom, _SMALL if high is None else min(_SMALL, high.adjusted()))
     start = max(_LARGE, low.adjusted() if low else _LARGE)
-    if high is None and low <= Decimal("1e308"):
-        ways.append(_HUGE)
+    if high is None:
+        most = Bounds(high=Decimal("1.7976931348623157e308"))
+        ways.append(_HUGE if low <= Decimal("1e308") else _with_exponent(bounds.intersect(most), 308))
     return ways + _exponents(bounds, start, _LARGEST if high is None else high.adjusted())
 
 

@@ -8,6 +8,7 @@ import decimal
 import enum
 import ipaddress
 import json
+import math
 import re
 import uuid
 from pathlib import Path
@@ -90,6 +91,36 @@ def test_ranges_of_numbers(kind, limits, data):
         assert found.accepts(json.dumps(value)) == valid(schema, value), value
     writer = Writer(found.grammar, data.draw(st.integers(0, 99)))
     assert all(valid(schema, json.loads(writer.text())) for _ in range(5))
+
+
+@pytest.mark.parametrize("kind", ["integer", "number"])
+@pytest.mark.parametrize("bound", [1e300, -1e300, 1.7976931348623157e308, -(10**40) - 7, 1e-300])
+def test_bounds_of_many_digits(kind, bound):
+    """Outside hypothesis, which raises Python's recursion limit: these were as deep as they are long."""
+    beside = [math.nextafter(float(bound), end) for end in (math.inf, -math.inf)]
+    values = [0, bound, -bound, bound / 2, *(value for value in beside if math.isfinite(value))]
+    for limits in ({"minimum": bound}, {"maximum": bound}, {"exclusiveMinimum": 0, "maximum": bound}):
+        schema = {"type": kind, **limits}
+        if kind == "number":
+            written = [float(value) for value in values]
+        else:
+            written = [int(value) for value in values] + [int(bound) + 1, int(bound) - 1]
+        try:
+            found = judge(schema)
+        except SchemaError:
+            assert not any(valid(schema, value) for value in written)
+            continue
+        for value in written:
+            assert found.accepts(json.dumps(value)) == valid(schema, value), (schema, value)
+
+
+def test_too_many_digits_and_too_deep_are_refused():
+    deep = {"type": "integer"}
+    for _ in range(2000):
+        deep = {"type": "array", "items": deep}
+    for schema, words in (({"maximum": 10**5000}, "too many digits"), (deep, "nested too deeply")):
+        with pytest.raises(SchemaError, match=words):
+            grammars.from_schema(schema)
 
 
 READERS = {
