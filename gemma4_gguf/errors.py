@@ -99,10 +99,12 @@ class SchemaError(Gemma4Error):
 
     Attributes:
         pointer: JSON pointer to the keyword that cannot be expressed.
+        reason: the message without the pointer.
     """
 
     def __init__(self, message: str, *, pointer: str = "") -> None:
         super().__init__(f"{message} (at {pointer or '/'})")
+        self.reason = message
         self.pointer = pointer
 
 

@@ -71,7 +71,7 @@ class Compiler:
             node = self.compile((Subschema(self.root, ""),), name_hint)
         except RecursionError as error:
             raise SchemaError(
-                "it is nested too deeply; name inner schemas under $defs or flatten it"
+                "it is nested too deeply: objects may hold each other some 100 times; flatten it"
             ) from error
         if node is None:
             raise SchemaError("nothing can satisfy this schema")

@@ -132,7 +132,7 @@ def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) 
         try:
             node = arguments.document_node(f"{name}-arguments")
         except SchemaError as error:
-            raise SchemaError(str(error), pointer=f"/{i}/function/parameters{error.pointer}") from error
+            raise SchemaError(error.reason, pointer=f"/{i}/function/parameters{error.pointer}") from error
         calls.append(seq(Text(name), node))
     body = seq(Text(f"{CALL_OPEN}call:"), either(*calls), Text(CALL_CLOSE))
     call = compiler.grammar.add("one-call", body)

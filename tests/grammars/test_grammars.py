@@ -279,6 +279,7 @@ def test_tools_that_cannot_be_expressed():
     with pytest.raises(SchemaError) as caught:
         grammars.from_tools([TOOLS[0], tool("g", x={"type": "integer", "multipleOf": 3})])
     assert caught.value.pointer == "/1/function/parameters/properties/x/multipleOf"
+    assert str(caught.value).count("(at ") == 1
     with pytest.raises(SchemaError, match="no tools"):
         grammars.from_tools([])
     with pytest.raises(SchemaError, match="function"):
