@@ -192,11 +192,14 @@ class Grammar:
     lexemes: set[str] = field(default_factory=set)
 
     def name_for(self, name_hint: str) -> str:
-        """A free rule name like the hint, reserved: "Größe" gives "gr-e", and "gr-e-2" the next time."""
+        """A free rule name like the hint, reserved: "Größe" gives "gr-e", and "gr-e-2" the next time.
+
+        It is never "root", which is the whole.
+        """
         base = re.sub(r"[^a-z0-9]+", "-", name_hint.lower()).strip("-")[:40] or "rule"
         base = base if base[0].isalpha() else f"r-{base}"
         name, n = base, 1
-        while name in self.rules:
+        while name in self.rules or name == "root":
             n += 1
             name = f"{base}-{n}"
         self.rules[name] = EMPTY

@@ -54,6 +54,7 @@ class Compiler:
         self.root, self.notation = root, notation
         rules = {name: rule for name, rule in notation.base.rules.items() if name != "root"}
         self.grammar = Grammar(rules, set(notation.lexemes))
+        self._whole_number: Node | None = None
         self._rules: dict[tuple[str, ...], str] = {}
         self._active: dict[tuple[str, ...], str | None] = {}
 
@@ -180,10 +181,9 @@ class Compiler:
         )
 
     def _integer(self) -> Node:
-        if "integer" not in self.grammar.rules:
-            self.grammar.rules["integer"] = whole_numbers(Bounds()) or EMPTY
-            self.grammar.lexemes.add("integer")
-        return Ref("integer")
+        if self._whole_number is None:
+            self._whole_number = self.grammar.add("integer", whole_numbers(Bounds()) or EMPTY, lexeme=True)
+        return self._whole_number
 
     def _values(self, alternative: Alternative, values: tuple[Any, ...]) -> Node | None:
         ways = []

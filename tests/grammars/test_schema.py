@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional, Union
 
 import jsonschema
+import pydantic
 import pytest
 from gbnf_tools import Judge, Writer
 from hypothesis import HealthCheck, given, settings
@@ -174,6 +175,67 @@ def test_recursion():
     assert accepts(schema, deep, {"v": 1, "next": None}, {"v": 1, "next": {}}) == [True, True, False]
     tree = {"type": "array", "items": {"$ref": "#"}}
     assert accepts(tree, [[], [[]]], [1]) == [True, False]
+
+
+# Names of the rules that are there anyway, in GBNF and in Lark, and what becomes one of them.
+NAMES = ["root", "Root", "ROOT", "root-value", "root-2", "integer", "string", "value", "ws", "object", "char"]
+NAMES += [
+    "number",
+    "rule",
+    "member",
+    "key",
+    "start",
+    "T0",
+    "r1",
+    "",
+    "1",
+    "a b",
+    "a-b",
+    "a_b",
+    "é",
+    "É",
+    "\U0001f600",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_takes_the_place_of_a_rule(name):
+    declared = {
+        "type": "object",
+        "properties": {
+            name: {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "integer"}}]},
+            "z": {"type": "integer"},
+            "y": {"type": "string", "maxLength": 3},
+        },
+        "required": [name, "z"],
+    }
+    good = [{name: [1], "z": 1, "y": "abc"}, {name: None, "z": 2}]
+    bad = [
+        {name: ["a"], "z": 1},
+        {name: [1]},
+        [1],
+        None,
+        {name: [1], "z": 1.5},
+        {name: [1], "z": 1, "y": "abcd"},
+    ]
+    assert accepts(declared, *good, *bad) == [True] * 2 + [False] * len(bad)
+    itself = {"$ref": f"#/$defs/{name}"}
+    definition = {"properties": {"k": itself, "n": {"type": "integer"}}, "required": ["n"]}
+    referred = {
+        "$defs": {name: definition},
+        "properties": {"a": itself, "s": {"type": "string"}, "x": {"type": "number"}},
+        "required": ["a"],
+    }
+    good = [{"a": {"k": {"n": 1}, "n": 2}}, {"a": {"n": 2}, "s": "q", "x": 1.5}]
+    bad = [{"k": {"n": 1}, "n": 2}, {}, {"a": {"n": 1.5}}, {"a": 1}]
+    assert accepts(referred, *good, *bad) == [True] * 2 + [False] * len(bad)
+    kind = pydantic.create_model(name or "M", **{"x" if not name.isidentifier() else name: (int, ...)})
+    (field,) = kind.model_fields
+    assert Judge(grammars.from_type(dict[str, kind])).accepts(json.dumps({"a": {field: 1}}))
+    tools = [{"name": name or "f", "parameters": {**declared, "required": []}}, {"name": "other"}]
+    found = Judge(grammars.from_tools(tools))
+    assert found.accepts(f"<|tool_call>call:{name or 'f'}{{z:1}}<tool_call|>")
+    assert not found.accepts("{z:1}") and not found.accepts("<|tool_call>call:other{z:1}<tool_call|>")
 
 
 def test_escaped_literals_are_accepted_both_ways():
