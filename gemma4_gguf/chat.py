@@ -92,6 +92,7 @@ class Chat:
         self.thinking = thinking
         self.on_full: OnFull = on_full
         self.image_tokens: ImageTokens | None = None
+        self._special_in_content = False  # as the last turn was given
         self._tools = as_tools(tools)
         self._session = session
         if system is not None:
@@ -161,7 +162,7 @@ class Chat:
             n_ctx, most = self._session.engine.n_ctx, turn.sampling.max_tokens
             generation, dropped = drop_oldest(turn.messages, attempt, n_ctx=n_ctx, max_tokens=most)
             left_out = [ours[id(message)] for message in dropped]
-        self.image_tokens = turn.image_tokens
+        self.image_tokens, self._special_in_content = turn.image_tokens, turn.special_in_content
         return self._run(new, generation, left_out)
 
     def run(
@@ -270,7 +271,8 @@ class Chat:
             return None
         settings: TurnOptions = {"tools": self.tools, "thinking": self.thinking}  # type: ignore[typeddict-item]
         turn = read_turn([*self.messages, *_next_messages(self.messages)], settings, self._session.sampling)
-        prompt = replace(turn, image_tokens=self.image_tokens).prompt(self._session.prompts)
+        turn = replace(turn, image_tokens=self.image_tokens, special_in_content=self._special_in_content)
+        prompt = turn.prompt(self._session.prompts)
         return self._session.engine.export_sequence(self, prompt.items)
 
     def _new_messages(self, parts: Sequence[Part]) -> list[Message]:

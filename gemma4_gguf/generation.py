@@ -34,6 +34,7 @@ class Turn:
         declarations: the same as OpenAI dicts; None without any.
         thinking: a thought may come first.
         image_tokens: budget of pictures that name none themselves.
+        special_in_content: control tokens that are spelled in texts are control tokens.
         rules: what the reply must be.
     """
 
@@ -43,6 +44,7 @@ class Turn:
     declarations: Sequence[Mapping[str, Any]] | None = None
     thinking: bool = False
     image_tokens: ImageTokens | None = None
+    special_in_content: bool = False
     rules: ReplyRules = field(default_factory=ReplyRules)
 
     def prompt(self, prompts: PromptWriter) -> Prompt:
@@ -64,6 +66,7 @@ class Turn:
             tools=self.declarations,
             thinking=self.thinking,
             image_tokens=self.image_tokens,
+            special_in_content=self.special_in_content,
         )
 
 

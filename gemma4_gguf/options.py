@@ -105,6 +105,9 @@ class TurnOptions(TypedDict, total=False):
             smallest of these that does not shrink it.
         schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema as a dict,
             a list of choices, a regular expression, GBNF text. A thought before it is free.
+        special_in_content: control tokens that are spelled in texts, such as "<turn|>", are control tokens.
+            Otherwise they are characters in every text of a conversation, its tools and their results, so
+            that no page which a tool returns can end a turn: only the template writes control tokens.
         sampling: how tokens are drawn; None takes what the file recommends.
 
     The other names are single fields of SamplingOptions and ToolOptions, which tell what they mean.
@@ -115,6 +118,7 @@ class TurnOptions(TypedDict, total=False):
     thinking: bool
     image_tokens: ImageTokens | None
     schema: Any
+    special_in_content: bool
     sampling: SamplingOptions | None
     temperature: float
     top_k: int
@@ -269,7 +273,7 @@ def turn_options(
     rest = dict(given)
     fields_of = {kind: {field.name for field in fields(kind)} for kind in (SamplingOptions, ToolOptions)}
     drawn, called = ({n: rest.pop(n) for n in given if n in fields_of[kind]} for kind in fields_of)
-    for name in ("thinking", "parallel_tool_calls", "strict"):
+    for name in ("thinking", "special_in_content", "parallel_tool_calls", "strict"):
         if given.get(name, False) not in (True, False):
             raise OptionError(f"{name} is {given[name]!r}; expected True or False.")
     base = rest.pop("sampling", None) or sampling

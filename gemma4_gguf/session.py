@@ -410,7 +410,9 @@ class Session:
         return read_turn(messages, options, self.sampling).prompt(self.prompts)
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Text to token ids, without <bos>.
+        """Text to token ids, without <bos>: the text as it is, no template around it.
+
+        In a conversation texts are read with special=False, and only the template writes control tokens.
 
         Args:
             text: of any length.
@@ -418,6 +420,9 @@ class Session:
 
         Returns:
             Ids; none for an empty text.
+
+        Raises:
+            MessageError: half a surrogate pair stands in the text.
         """
         return self.engine.tokenize(text, special=special)
 

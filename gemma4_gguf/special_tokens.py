@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from gemma4_gguf.types import MODALITIES
 
+BOS = "<bos>"
 CHANNEL_OPEN, CHANNEL_CLOSE = "<|channel>", "<channel|>"
 CALL_OPEN, CALL_CLOSE = "<|tool_call>", "<tool_call|>"
 RESPONSE_OPEN, RESPONSE_CLOSE = "<|tool_response>", "<tool_response|>"
@@ -33,13 +35,14 @@ MEDIA_END = {kind: f"<{kind}|>" for kind in MODALITIES}
 # A model never has a reason to write these, and a grammar or a media span breaks when it does.
 NEVER_WRITTEN = frozenset(
     (
-        *("<pad>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<|think|>", "<|tool>", "<tool|>"),
+        *("<pad>", BOS, "<unk>", "<mask>", "[multimodal]", "<|think|>", "<|tool>", "<tool|>"),
         *PLACEHOLDERS.values(),
         *MEDIA_BEGIN.values(),
         *MEDIA_END.values(),
     )
 )
 
+_LOOKS_LIKE_ONE = re.compile(r"<\|[^<>]*>|<[^<>]*\|>")
 _PRIVATE_USE = range(0xE000, 0xF900)  # characters that no text of people holds
 
 
@@ -98,6 +101,84 @@ class Markers:
         found = {getattr(self, field.name): field.name for field in fields(self) if field.name != "silent"}
         found.pop(None, None)
         return found
+
+
+class ControlTokens:
+    """Control tokens of one vocabulary, found in text in one pass.
+
+    Args:
+        ids: id by text.
+        shown: those of them that llama.cpp reads out of every text, because the file shows them on purpose.
+    """
+
+    def __init__(self, ids: Mapping[str, int], shown: Iterable[str] = ()) -> None:
+        self.ids = dict(ids)
+        self._any = any_of(self.ids)
+        self._shown = any_of(shown)
+
+    @staticmethod
+    def looks_like_one(text: str) -> bool:
+        """Whether a token that a file shows on purpose is a marker, such as `<|"|>`.
+
+        Args:
+            text: of the token.
+
+        Returns:
+            False for additions to the vocabulary that are words.
+        """
+        return _LOOKS_LIKE_ONE.fullmatch(text) is not None
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """Reads control tokens out of a text.
+
+        Args:
+            text: of any length.
+
+        Yields:
+            Ids of control tokens, and the text between them, in order.
+        """
+        at = 0
+        for match in self._any.finditer(text):
+            if match.start() > at:
+                yield text[at : match.start()]
+            yield self.ids[match[0]]
+            at = match.end()
+        if at < len(text):
+            yield text[at:]
+
+    def apart(self, text: str) -> Iterator[str]:
+        """Cuts a text so that llama.cpp finds no control token in it.
+
+        The cuts lie where no word of Gemma's vocabulary reaches across, after `<` or before `|>`, so that the
+        pieces give the same ids as the whole text would.
+
+        Args:
+            text: of any length.
+
+        Yields:
+            Pieces of it, in order.
+        """
+        at = 0
+        for match in self._shown.finditer(text):
+            cut = match.start() + 1 if match[0].startswith("<|") else match.end() - 2
+            yield text[at:cut]
+            at = cut
+        yield text[at:]
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds texts, the longer one where two begin alike.
+
+    Args:
+        texts: none of them empty; without any the pattern finds nothing.
+
+    Returns:
+        Compiled; branches are grouped by first character, so that other characters are passed quickly.
+    """
+    rests: dict[str, list[str]] = {}
+    for text in sorted(set(texts), key=len, reverse=True):
+        rests.setdefault(text[0], []).append(re.escape(text[1:]))
+    return re.compile("|".join(f"{re.escape(c)}(?:{'|'.join(rest)})" for c, rest in rests.items()) or r"(?!)")
 
 
 def unused_character(texts: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -21,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma4_gguf.errors import TemplateError
-from gemma4_gguf.special_tokens import CHANNEL_CLOSE, CHANNEL_OPEN, TURN_OPEN
+from gemma4_gguf.special_tokens import CHANNEL_CLOSE, CHANNEL_OPEN, TURN_OPEN, any_of
 
 Size = Literal["small", "large"]
 # What the expressions of a foreign template can run into.
@@ -35,6 +36,7 @@ _FOREIGN = (
     TypeError,
     ValueError,
 )
+_ESCAPED = re.compile(r"[^\x00-\x7f\ud800-\udfff]+")
 _PROBE = [{"role": "user", "content": "?"}]
 
 
@@ -73,13 +75,15 @@ class Renderer:
 
     Args:
         template_text: jinja source, for example a model's `tokenizer.chat_template`.
+        marks: texts to what is printed instead of each, but only where the template itself spells it; the
+            same text in a message stays.
 
     Raises:
         TemplateError: the source does not parse.
     """
 
-    def __init__(self, template_text: str) -> None:
-        self.template = _compile(template_text)
+    def __init__(self, template_text: str, *, marks: Mapping[str, str] | None = None) -> None:
+        self.template = _compile(template_text, tuple((marks or {}).items()))
 
     def render(
         self,
@@ -209,15 +213,26 @@ def _read(size: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _compile(template_text: str) -> jinja2.Template:
+def _compile(template_text: str, marks: tuple[tuple[str, str], ...]) -> jinja2.Template:
     try:
-        return _environment().from_string(template_text)
+        tree = _environment().parse(template_text)
+        _put_marks(tree, dict(marks))
+        return _environment().from_string(tree)
     except (jinja2.TemplateSyntaxError, RecursionError) as error:
         line = f" (line {error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
         raise TemplateError(
             f"the chat template is not valid jinja: {error}{line}. "
             "Use one of the shipped templates (gemma4_gguf.templates.load) or mend it."
         ) from error
+
+
+def _put_marks(tree: nodes.Template, marks: Mapping[str, str]) -> None:
+    spelled = any_of(marks)
+    for node in tree.find_all((nodes.TemplateData, nodes.Const)):
+        if isinstance(node, nodes.TemplateData):
+            node.data = spelled.sub(lambda match: marks[match[0]], node.data)
+        elif isinstance(node, nodes.Const) and isinstance(node.value, str):
+            node.value = spelled.sub(lambda match: marks[match[0]], node.value)
 
 
 @lru_cache(maxsize=1)
@@ -239,10 +254,9 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """jinja2's own filter escapes HTML; a prompt must not."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    """jinja2's own filter escapes HTML; a prompt must not. Marks stay as they are."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    return _ESCAPED.sub(lambda match: json.dumps(match[0])[1:-1], text) if ensure_ascii else text
 
 
 def _raise_exception(message: str) -> NoReturn:

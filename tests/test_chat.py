@@ -63,6 +63,20 @@ def test_a_second_turn_pays_only_for_what_is_new(session: Session, monkeypatch: 
     assert usage.prompt_tokens == usage.reused_tokens + len(new)
 
 
+def test_a_reply_that_spells_markers_is_read_again_as_it_was_written(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = session.chat()
+    said = "A turn ends with <turn|>, a call with <tool_call|>, and `<|channel>` opens a thought."
+    ids = iter([*session.tokenize(said, special=False), *session.tokenize("<turn|>") * 4])
+    monkeypatch.setattr(Sampler, "draw", lambda *_: next(ids))
+    reply = chat.send("How?")
+    assert reply.text == said and not reply.warnings
+    script(monkeypatch, session, "Yes.")
+    usage = chat.send("Sure?").usage
+    assert usage.reused_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens - 1
+
+
 def test_a_reused_conversation_answers_like_a_fresh_one(nano: Path) -> None:
     """Two chats in turns over one sequence, each overwriting the other, against each on its own."""
     turns: list[list[tuple[Any, ...]]] = [

@@ -15,7 +15,7 @@ from gemma4_gguf.errors import OptionError
 from gemma4_gguf.options import SessionFields, ToolOptions, TurnOptions, turn_options
 
 # What is said beside a question and is no field of an option type.
-OF_THE_TURN = {"system", "tools", "thinking", "image_tokens", "schema", "sampling"}
+OF_THE_TURN = {"system", "tools", "thinking", "image_tokens", "schema", "special_in_content", "sampling"}
 ASKS: list[Callable[..., Any]] = [
     Session.ask,
     Session.stream,

@@ -107,6 +107,9 @@ class Engine:
 
         Returns:
             Ids; none for an empty text.
+
+        Raises:
+            MessageError: half a surrogate pair stands in the text.
         """
         self.require_open()
         return self.model.tokenize(text, special=special)

@@ -16,9 +16,11 @@ from gemma4_gguf.engine.resident_pages import FilePages
 from gemma4_gguf.errors import EngineError, MessageError
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.options import Device
+from gemma4_gguf.special_tokens import ControlTokens
 
 _ALL_LAYERS = -1
 _LAZY = 2  # LLAMA_LAZY_MODE_ON: rows of the per-layer embeddings are read when a token needs them
+_USER_DEFINED = 16  # LLAMA_TOKEN_ATTR_USER_DEFINED: read out of every text, special or not
 
 
 class Model:
@@ -68,6 +70,7 @@ class Model:
         self.pages.after_load()
         self._lib = lib
         self.vocab = lib.llama_model_get_vocab(handle)
+        self.control = self._control_tokens()
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(256)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
@@ -84,22 +87,49 @@ class Model:
         """Text to token ids, without <bos>.
 
         Args:
-            text: any length; lone surrogates become U+FFFD.
+            text: any length.
             special: read control tokens out of the text; otherwise they are plain characters.
 
         Returns:
             Ids; none for an empty text.
 
         Raises:
+            MessageError: a character of the text is half a surrogate pair.
             EngineError: llama.cpp refuses the text.
         """
-        data = text.encode("utf-8", "replace")
+        ids: list[int] = []
+        for stretch in self.control.split(text) if special else (text,):
+            if isinstance(stretch, int):
+                ids.append(stretch)
+            else:
+                for piece in self.control.apart(stretch):
+                    ids += self._read(piece)
+        return ids
+
+    def _read(self, text: str) -> list[int]:
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise MessageError(
+                f"Character {error.start} of the text, {text[error.start]!r}, is half a surrogate pair: no "
+                "character. Decode where it comes from as UTF-8."
+            ) from error
         capacity = len(data) + 8  # every token covers at least one byte
         ids = (ctypes.c_int32 * capacity)()
-        n = self._lib.llama_tokenize(self.vocab, data, len(data), ids, capacity, False, special)
+        n = self._lib.llama_tokenize(self.vocab, data, len(data), ids, capacity, False, False)
         if n < 0:
             raise EngineError(f"llama.cpp cannot tokenize a text of {len(data):,} bytes (returned {n}).")
         return ids[:n]
+
+    def _control_tokens(self) -> ControlTokens:
+        shown = {
+            text
+            for text, i in self.facts.special_tokens.items()
+            if self._lib.llama_vocab_get_attr(self.vocab, i) & _USER_DEFINED
+        }
+        words = {text for text in shown if not ControlTokens.looks_like_one(text)}
+        ids = {text: i for text, i in self.facts.special_tokens.items() if text and text not in words}
+        return ControlTokens(ids, shown - words)
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token, maybe part of a character; control tokens appear as written.

@@ -29,7 +29,7 @@ IMAGE_ATTENTION_KEY = "general.gemma4.image_attention"
 
 _TOKENIZER = "gemma4"  # another one splits text wrongly
 _MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-_CONTROL, _USER_DEFINED, _UNUSED_TYPE = 3, 4, 5  # enum llama_token_type
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED_TYPE = 2, 3, 4, 5  # enum llama_token_type
 _UNUSED = re.compile(r"<unused\d+>")
 _VOCABULARY_ARRAYS = {
     "tokens": "[STRING]",
@@ -253,7 +253,7 @@ def _sampling_defaults(metadata: Mapping[str, Any]) -> Iterator[tuple[str, float
 
 def _special_tokens(metadata: Mapping[str, Any]) -> dict[str, int]:
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    shown = (_CONTROL, _USER_DEFINED)
+    shown = (_UNKNOWN, _CONTROL, _USER_DEFINED)
     return {text: i for i, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind in shown}
 
 

@@ -1,29 +1,47 @@
-"""Chat template: a checked conversation → text, with the places of its media.
+"""Chat template: a checked conversation → control tokens, texts, and the places of its media.
 
-The template writes `<|image|>` for a picture. The same characters in somebody's text must stay text, so
-every media marker in a string is swapped for private characters before rendering, and comes back as plain
-ones after.
+Only what the template itself writes is a control token; the same characters in anybody's text are
+characters. While the template runs, each control token that it spells is one lone surrogate, a character that
+no text holds (`check_messages` and `render_conversation` refuse it). So whatever the template does with
+texts, cuts, joins or prints as JSON, none of them can become a control token, or break one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gemma4_gguf.errors import MessageError, TemplateError
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.prompt.messages import Message
-from gemma4_gguf.special_tokens import CHANNEL_OPEN, MEDIA_BEGIN, MEDIA_END, PLACEHOLDERS, unused_character
+from gemma4_gguf.special_tokens import (
+    BOS,
+    CHANNEL_CLOSE,
+    CHANNEL_OPEN,
+    MEDIA_BEGIN,
+    MEDIA_END,
+    PLACEHOLDERS,
+    any_of,
+)
 from gemma4_gguf.templates import Renderer, load, words_before_calls
 
-# (messages, tools, thinking) → the conversation as text, with <bos> and the beginning of the model's turn
+# (messages, tools, thinking) → what the template prints, to the beginning of the model's turn
 Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool], str]
 
+_FIRST_MARK, _MAX_MARKS = 0xD800, 0x400
+_FIRST_VEILED = 0xDC00  # and up, one for each ASCII character
 _KIND_OF = {marker: kind for kind, marker in PLACEHOLDERS.items()}
-_MARKERS = (*PLACEHOLDERS.values(), *MEDIA_BEGIN.values(), *MEDIA_END.values())
-_ANY_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-_OPEN_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}thought\s*$")
+_OF_MEDIA = {*PLACEHOLDERS.values(), *MEDIA_BEGIN.values(), *MEDIA_END.values()}
+_VEILED = re.compile("[\udc00-\udc7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A thought that stands in the words of an assistant, as where a raw reply was put into the history.
+_THOUGHT = re.compile(
+    f"(?:{re.escape(CHANNEL_OPEN)}\\s*)+thought[ \\t]*"
+    f"(?:\\r?\\n.*?(?:{re.escape(CHANNEL_CLOSE)}|\\Z)|{re.escape(CHANNEL_CLOSE)})",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +49,8 @@ class Rendered:
     """A conversation as the template writes it.
 
     Args:
-        pieces: in order: ("text", …) to be read with its control tokens, ("literal", …) without, and
-            placeholders of media under their kind.
+        pieces: in order: ("control", …) one control token, ("text", …) plain characters, and placeholders of
+            media under their kind.
         starts_in_thought: it ends inside a thought that the reply goes on with.
     """
 
@@ -40,116 +58,187 @@ class Rendered:
     starts_in_thought: bool
 
 
-def renderer(facts: ModelFacts) -> Render:
+class Marks:
+    """Characters that stand for control tokens while a template runs.
+
+    Args:
+        tokens: texts of the control tokens.
+
+    Attributes:
+        of: mark by text; the shortest 1024 texts, which leaves out nothing but reserved ones.
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        texts = sorted({*tokens, *PLACEHOLDERS.values()}, key=lambda text: (text.startswith("<unused"), text))
+        self.of = {text: chr(_FIRST_MARK + i) for i, text in enumerate(texts[:_MAX_MARKS])}
+        self._text = {mark: text for text, mark in self.of.items()}
+        self._spelled = any_of(self.of)
+        self._ends = re.compile(f"[{re.escape(''.join({end for t in texts for end in (t[0], t[-1])}))}]")
+        self._insides = {text[1:-1] for text in texts}
+        self._mark = re.compile(f"[{re.escape(''.join(self._text))}]")
+        self._mark_or_spelled = re.compile(f"{self._mark.pattern}|{self._spelled.pattern}")
+
+    def spelled_in(self, text: str) -> bool:
+        """Whether control tokens are spelled out in a text."""
+        return self._spelled.search(text) is not None
+
+    def put(self, text: str) -> str:
+        """A text in which control tokens, but for those of media, are marks as if a template spelled them."""
+        return self._spelled.sub(lambda match: match[0] if match[0] in _OF_MEDIA else self.of[match[0]], text)
+
+    def veil(self, text: str) -> str:
+        """A text that spells no control token, not even with what a template puts around it.
+
+        Character by character, so that its length stays; `unveil` brings it back.
+        """
+        if text.strip() in self._insides:
+            return "".join(map(_veiled, text))
+        return self._ends.sub(lambda match: _veiled(match[0]), text)
+
+    def split(self, text: str, *, spelled: bool) -> Iterator[tuple[str, str]]:
+        """Cuts what a template printed.
+
+        Args:
+            text: with marks.
+            spelled: control tokens that are spelled out in it count, too.
+
+        Yields:
+            Pieces as in `Rendered`.
+
+        Raises:
+            TemplateError: it holds halves of surrogate pairs that are no marks.
+        """
+        at = 0
+        for match in (self._mark_or_spelled if spelled else self._mark).finditer(text):
+            if match.start() > at:
+                yield "text", _unveil(text[at : match.start()])
+            token = self._text.get(match[0], match[0])
+            yield _KIND_OF.get(token, "control"), token
+            at = match.end()
+        if at < len(text):
+            yield "text", _unveil(text[at:])
+
+
+def renderer(facts: ModelFacts, marks: Marks) -> Render:
     """The model's own template, else the one of its family; compiled when the first conversation comes.
 
     Args:
         facts: of the model file.
+        marks: printed where the template spells control tokens.
 
     Returns:
         A callable; an error of the template comes with the first conversation.
     """
+    bos = marks.of.get(BOS, BOS)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, thinking: bool) -> str:
-        template = Renderer(facts.chat_template or load(facts.family_size))
-        return template.render(words_before_calls(messages), tools, enable_thinking=thinking)
+        template = Renderer(facts.chat_template or load(facts.family_size), marks=marks.of)
+        return template.render(words_before_calls(messages), tools, enable_thinking=thinking, bos_token=bos)
 
     return render
 
 
 def render_conversation(
     render: Render,
+    marks: Marks,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None,
     *,
     thinking: bool,
+    special_in_content: bool = False,
 ) -> Rendered:
-    """Renders a conversation and finds the places of its media.
+    """Renders a conversation and finds its control tokens and the places of its media.
 
     Args:
         render: the model's template.
+        marks: what it prints for control tokens.
         messages: checked.
         tools: OpenAI tool dicts.
         thinking: ask for a thought before the answer.
+        special_in_content: control tokens that are spelled in texts are control tokens.
 
     Returns:
-        The text in pieces.
+        The conversation in pieces.
 
     Raises:
+        MessageError: half a surrogate pair stands in a text.
         TemplateError: the template fails.
     """
-    shield = Shield([messages, tools])
-    text = render([_for_template(m) for m in shield.hide(messages)], shield.hide(tools), thinking)
-    return Rendered(tuple(shield.split(text)), bool(_OPEN_THOUGHT.search(text)))
+    given: list[Any] = [_for_template(message, keep_thoughts=special_in_content) for message in messages]
+    given = _changed([given, tools], _checked)
+    if special_in_content:
+        given = _changed(given, marks.put)
+    text = render(given[0], given[1], thinking)
+    spelled = False
+    if marks.spelled_in(text):
+        # They stand in somebody's text, or the template puts them together out of pieces: then they are still
+        # there when the texts can spell nothing.
+        veiled = _changed(given, marks.veil)
+        other = render(veiled[0], veiled[1], thinking)
+        spelled = marks.spelled_in(other)
+        text = other if spelled else text
+    pieces = tuple(marks.split(text, spelled=spelled))
+    return Rendered(pieces, _open_thought(pieces))
 
 
-def _for_template(message: Message) -> Message:
-    """Templates look at the type of a part and the text; the media themselves stay here."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    parts = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
-    return message | {"content": parts}
+def _open_thought(pieces: Sequence[tuple[str, str]]) -> bool:
+    end = pieces[-2:]
+    return len(end) == 2 and end[0] == ("control", CHANNEL_OPEN) and end[1][1].rstrip() == "thought"
 
 
-class Shield:
-    """Hides media markers that stand in strings, and finds them again in the rendered text.
+def _for_template(message: Message, *, keep_thoughts: bool) -> Message:
+    """Templates look at the type of a part and the text; the media themselves stay here.
 
-    Args:
-        values: everything that will be hidden.
+    Thoughts in the words of an assistant go, as in the official templates, which cannot see them any more.
     """
+    content = message.get("content")
+    spoken = message["role"] == "assistant" and not keep_thoughts
 
-    def __init__(self, values: Any) -> None:
-        texts = list(_strings(values))
-        self._private = unused_character(texts) if any(map(_ANY_MARKER.search, texts)) else ""
+    def words(text: str) -> str:
+        return _THOUGHT.sub("", text) if spoken else text
 
-    def hide(self, value: Any) -> Any:
-        """The value with every media marker in its strings swapped for private characters.
-
-        Args:
-            value: strings, mappings and lists of any depth; anything else stays.
-
-        Returns:
-            A copy; the value itself if nothing is to be hidden.
-        """
-        if not self._private:
-            return value
-        if isinstance(value, str):
-            return _ANY_MARKER.sub(lambda m: f"{self._private}{_MARKERS.index(m[0])}{self._private}", value)
-        if isinstance(value, Mapping):
-            return {self.hide(key): self.hide(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.hide(item) for item in value]
-        return value
-
-    def split(self, text: str) -> Iterator[tuple[str, str]]:
-        """Cuts the rendered text, and brings the hidden markers back.
-
-        Args:
-            text: from the template.
-
-        Yields:
-            ("text", …) to be read with its control tokens, ("literal", …) without, and placeholders of media
-            under their kind.
-        """
-        hidden = f"|{self._private}\\d+{self._private}" if self._private else ""
-        pattern = "|".join(map(re.escape, PLACEHOLDERS.values())) + hidden
-        for i, piece in enumerate(re.split(f"({pattern})", text)):
-            if i % 2 == 0:
-                yield "text", piece
-            elif piece in _KIND_OF:
-                yield _KIND_OF[piece], piece
-            else:
-                yield "literal", _MARKERS[int(piece.strip(self._private))]
+    if isinstance(content, str):
+        return message | {"content": words(content)}
+    if isinstance(content, list):
+        parts = [
+            part | {"text": words(part["text"])} if part["type"] == "text" else {"type": part["type"]}
+            for part in content
+        ]
+        return message | {"content": parts}
+    return message
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy in which every text, keys included, is changed; whatever is no text stays."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings(item)
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_changed(key, change): _changed(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_changed(item, change) for item in value]
+    return value
+
+
+def _checked(text: str) -> str:
+    found = _SURROGATE.search(text)
+    if found is not None:
+        raise MessageError(f"{_half_pair(text, found.start())} Decode where it comes from as UTF-8.")
+    return text
+
+
+def _half_pair(text: str, at: int) -> str:
+    return (
+        f"{text[at]!r} after {text[max(0, at - 40) : at]!r} is half a surrogate pair, which is no character."
+    )
+
+
+def _veiled(character: str) -> str:
+    return chr(_FIRST_VEILED + ord(character)) if character.isascii() else character
+
+
+def _unveil(text: str) -> str:
+    text = _VEILED.sub(lambda match: chr(ord(match[0]) - _FIRST_VEILED), text)
+    found = _SURROGATE.search(text)
+    if found is not None:
+        raise TemplateError(f"The chat template prints this: {_half_pair(text, found.start())}")
+    return text

@@ -12,7 +12,7 @@ from gemma4_gguf.engine.kv_cache import Item, MediaSpan, n_positions
 from gemma4_gguf.errors import TemplateError
 from gemma4_gguf.prompt.media_spans import Layout, MediaLayouts
 from gemma4_gguf.prompt.messages import Message, media_parts
-from gemma4_gguf.prompt.template import Render, render_conversation, renderer
+from gemma4_gguf.prompt.template import Marks, Render, render_conversation, renderer
 from gemma4_gguf.types import MODALITIES, ImageTokens, modality_of
 
 
@@ -46,7 +46,8 @@ class PromptWriter:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.render: Render = renderer(engine.facts)
+        self._marks = Marks(engine.model.control.ids)
+        self.render: Render = renderer(engine.facts, self._marks)
         self._layouts = MediaLayouts(engine.media)
 
     def write(
@@ -56,6 +57,7 @@ class PromptWriter:
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: bool = False,
         image_tokens: ImageTokens | None = None,
+        special_in_content: bool = False,
     ) -> Prompt:
         """Turns a conversation into a prompt.
 
@@ -64,19 +66,28 @@ class PromptWriter:
             tools: OpenAI tool dicts.
             thinking: ask for a thought before the answer.
             image_tokens: budget of pictures that name none themselves.
+            special_in_content: control tokens that are spelled in texts are control tokens; otherwise only
+                what the template itself writes is one.
 
         Returns:
             The prompt, <bos> first.
 
         Raises:
-            MessageError: media that this session cannot take.
+            MessageError: media that this session cannot take, or a text that is no Unicode text.
             MediaError: media that cannot be read.
             TemplateError: the template fails, or loses media.
         """
         self._engine.require_open()
         media = media_parts(messages)
         layouts = [self._layouts.layout(part, image_tokens) for part in media]
-        rendered = render_conversation(self.render, messages, tools, thinking=thinking)
+        rendered = render_conversation(
+            self.render,
+            self._marks,
+            messages,
+            tools,
+            thinking=thinking,
+            special_in_content=special_in_content,
+        )
         kinds = [modality.kind for modality in map(modality_of, media) if modality is not None]
         items = list(self._items(_unfold(rendered.pieces, kinds, layouts)))
         bos = self._engine.model.bos
@@ -91,9 +102,11 @@ class PromptWriter:
                 for _, span in parts:
                     if isinstance(span, MediaSpan):
                         yield from self._engine.framed(what, span)
+            elif what == "control":
+                yield from (self._engine.model.control.ids[str(token)] for _, token in parts)
             else:
                 text = "".join(str(text) for _, text in parts)
-                yield from self._engine.model.tokenize(text, special=what == "text")
+                yield from self._engine.model.tokenize(text, special=False)
 
 
 _Piece = tuple[str, str | MediaSpan]

@@ -75,6 +75,18 @@ LITERAL = {
     "ab" * 40: [111507] * 20,
     " " * 40: [167, 145],
 }
+# The same, by a tokenizer that knows no control tokens; llama.cpp reads these out of every text.
+SHOWN = {
+    "<|tool_call>": [236820, 236909, 13205, 236779, 6639, 236813],
+    'see <tool_call|> and <|"|>x<|"|>.': [
+        *[4041, 655, 13205, 236779, 6639, 111038, 532, 655, 153857],
+        *[111038, 236781, 236820, 153857, 236909, 24449],
+    ],
+    'a<|channel>thought\nb<channel|>"': [
+        *[236746, 236820, 236909, 12027, 236813, 45518, 107, 236763],
+        *[236820, 12027, 236909, 47005],
+    ],
+}
 # The same of the small vocabulary that tiny checkpoints have.
 SMALL = {
     "detect": [479, 943],
@@ -158,6 +170,7 @@ def test_control_tokens_are_one_id_each_and_plain_text_when_not_asked_for(real: 
     for text in CONTROL:
         plain = real.tokenize(text, special=False)
         assert len(plain) > 1 and real.detokenize(plain) == text
+    assert {text: real.tokenize(text, special=False) for text in SHOWN} == SHOWN
 
 
 @needs_vocab

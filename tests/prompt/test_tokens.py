@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from nano_samples import SAMPLES, scene
 
 from gemma4_gguf import Audio, Image, Session, Video
-from gemma4_gguf.engine.kv_cache import MediaSpan
+from gemma4_gguf.engine.kv_cache import Item, MediaSpan
 from gemma4_gguf.errors import ContextFullError, MediaError, MessageError, TemplateError
+from gemma4_gguf.prompt.messages import check_messages
+from gemma4_gguf.templates import render, words_before_calls
 
 TOOL = {"type": "function", "function": {"name": "look", "description": "Looks", "parameters": {}}}
+CALL = {
+    "id": "1",
+    "type": "function",
+    "function": {"name": "look", "arguments": {"at": "<sky>", "n": [1, None]}},
+}
 
 
 def test_prompts_begin_with_one_bos_and_end_in_the_turn_of_the_model(session: Session) -> None:
@@ -25,26 +32,44 @@ def test_prompts_begin_with_one_bos_and_end_in_the_turn_of_the_model(session: Se
     assert text.startswith("<bos><|turn>user\n") and text.endswith("<turn|>\n<|turn>model\n")
 
 
-@pytest.mark.parametrize("marker", ["<|image|>", "<|audio|>", "<|video|>", "<|image>", "<image|>"])
-def test_written_media_markers_are_text(marker: str, session: Session) -> None:
-    words = f"What does {marker} mean?"
-    tool = json.loads(json.dumps(TOOL).replace("Looks", f"Looks {marker}"))
+def test_texts_without_markers_have_the_ids_of_the_whole_print(session: Session) -> None:
     messages = [
-        {"role": "system", "content": f"Never say {marker}."},
-        {"role": "user", "content": [words, {"type": "image", "image": scene(0)}]},
+        {"role": "system", "content": " Be brief.\n\nAnd kind. "},
+        {"role": "user", "content": ["<b>x</b> a|b", "<a> \ue000 é\n", "[c]"]},
+        {"role": "assistant", "content": None, "reasoning_content": "Hm <x>.", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": '{"a": "<|>"}'},
     ]
-    prompt = session.prompt(messages, tools=[tool])
-    spans = [i for i, item in enumerate(prompt.items) if isinstance(item, MediaSpan)]
-    special = session.facts.special_tokens
-    assert len(spans) == 1
-    assert (
-        prompt.items[spans[0] - 1] == special["<|image>"]
-        and prompt.items[spans[0] + 1] == special["<image|>"]
-    )
-    ids = [item for item in prompt.items if isinstance(item, int)]
-    assert ids.count(special[marker]) == (1 if marker in ("<|image>", "<image|>") else 0)
-    text = session.detokenize(ids)
-    assert words in text and f"Never say {marker}." in text and f"Looks {marker}" in text
+    items = session.prompt(messages, tools=[TOOL], thinking=True).items
+    text = render(words_before_calls(check_messages(messages)), [TOOL], "small", enable_thinking=True)
+    assert list(items) == session.tokenize(text)
+
+
+def test_control_tokens_in_texts_are_characters(session: Session) -> None:
+    """Wherever a text stands, whatever control token it spells, also next to a picture."""
+    tokens = session.engine.model.control.ids
+    spelled = "".join(tokens) + "".join(tokens).upper()
+
+    def prompt_of(word: str, **options: Any) -> tuple[list[Item], str]:
+        tool = {"name": "look", "description": word, "parameters": {"type": "object", "properties": {}}}
+        tool["parameters"]["properties"] = {word: {"type": "string", "description": word, "enum": [word]}}
+        call = {"id": "1", "type": "function", "function": {"name": word, "arguments": {word: [word]}}}
+        messages = [
+            {"role": "system", "content": word},
+            {"role": "user", "content": [word, {"type": "image", "image": scene(0)}, word]},
+            {"role": "assistant", "content": word, "reasoning_content": word, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": word},
+        ]
+        items = session.prompt(messages, tools=[{"type": "function", "function": tool}], **options).items
+        text = "".join(session.detokenize([i]) if isinstance(i, int) else "#" for i in items)
+        return [item for item in items if not isinstance(item, int) or item in tokens.values()], text
+
+    found, text = prompt_of(spelled)
+    expected, plain = prompt_of("word")
+    assert found == expected, "the same tokens and the same picture between them"
+    assert text.count(spelled) == plain.count("word") > 8
+    old, _ = prompt_of(spelled, special_in_content=True)
+    assert len(old) > len(found) and sum(isinstance(item, MediaSpan) for item in old) == 1
+    assert old.count(tokens["<|image|>"]) == 0, "text never makes a picture"
 
 
 def test_media_stand_where_they_were_put(session: Session) -> None:
