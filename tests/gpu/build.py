@@ -2,11 +2,11 @@
 
     python tests/gpu/build.py cuda SOURCES OUT [--jobs 16]
 
-SOURCES is an unpacked sdist of llama-cpp-python, or what of it a build needs (`SOURCE_PARTS`: 6 MB packed).
-OUT/bin is what LLAMA_CPP_LIB_PATH names afterwards: the installed llama-cpp-python then loads these instead
-of its own. A build that was interrupted goes on where it stopped. CUDA is built for the card that is there;
-cuBLAS may come from NVIDIA's Python packages. Needs CMake, Ninja, a C++ compiler and the back end's own
-compiler (nvcc, glslc, hipcc).
+SOURCES is an unpacked sdist of llama-cpp-python, or what of it a build needs (`SOURCE_PARTS`: 3 MB packed).
+OUT/bin is what LLAMA_CPP_LIB_PATH and MTMD_CPP_LIB name afterwards: the installed llama-cpp-python then loads
+these instead of its own. A build that was interrupted goes on where it stopped. CUDA is built for the card
+that is there; cuBLAS may come from NVIDIA's Python packages. Needs CMake, Ninja, a C++ compiler and the back
+end's own compiler (nvcc, glslc, hipcc).
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class Proof:
             "GGML_NO_BACKTRACE": "1",
         }
         if sources is not None:
-            self.environment["LLAMA_CPP_LIB_PATH"] = str(out / "build/bin")
+            # The bindings have a variable for each of the two.
+            self.environment["LLAMA_CPP_LIB_PATH"] = self.environment["MTMD_CPP_LIB"] = str(out / "build/bin")
 
     def run(self) -> None:
         """Runs what has not run, then writes all of it."""
