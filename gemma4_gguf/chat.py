@@ -22,6 +22,8 @@ from gemma4_gguf.options import SamplingOptions, TurnOptions
 from gemma4_gguf.prompt.messages import Message, user_message
 from gemma4_gguf.prompt.tokens import PromptWriter
 from gemma4_gguf.tools import Tool, ToolResult, as_tools, run_call
+from gemma4_gguf.tools.choice import later_choice
+from gemma4_gguf.tools.results import as_result
 from gemma4_gguf.truncation import ON_FULL, OnFull, drop_oldest, turn_starts
 from gemma4_gguf.types import Chunk, ImageTokens, Part, Reply, ToolCall, ToolLike
 
@@ -59,7 +61,7 @@ class Chat:
     Args:
         session: what answers.
         system: instructions before the conversation.
-        tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
+        tools: what the model may call: Python functions, Pydantic types, tool dicts.
         thinking: let the model think before each answer; may be changed between turns.
         on_full: what to do when the conversation no longer fits into the context: "error" raises
             ContextFullError; "drop_oldest" leaves out whole old turns, never the system message, until a
@@ -175,13 +177,15 @@ class Chat:
     ) -> Reply:
         """Says something and runs the tools that the model calls, until it calls none.
 
-        Calls run one after the other. An exception, a timeout or wrong arguments become a result that the
-        model reads; a call that is repeated unchanged is not run again.
+        Calls run one after the other; async functions are awaited, in an event loop of the library's own.
+        An exception, a timeout or wrong arguments become a result that the model reads; a call that is
+        repeated unchanged is not run again.
 
         Args:
             parts: as for `send`.
             max_rounds: replies at most, at least 1.
-            timeout_s: seconds one call may take; None waits for ever.
+            timeout_s: seconds one call may take; None waits for ever, and runs functions in this thread
+                instead of one of their own.
             on_result: called with every ToolCall and its ToolResult.
             options: as for `send`. What tool_choice demands, it demands of the first reply only.
 
@@ -190,8 +194,10 @@ class Chat:
             stopped; `warnings` then says why.
 
         Raises:
-            ToolError: a tool cannot be declared.
+            ToolError: a tool cannot be declared, or returned what the model cannot be told; `messages` then
+                ends with its call.
             OptionError: an option is out of range.
+            NameError, ImportError, SyntaxError: a tool's code is wrong.
         """
         if max_rounds < 1:
             raise OptionError(f"max_rounds is {max_rounds}; expected at least 1.")
@@ -203,8 +209,7 @@ class Chat:
         declared = {tool.name for tool in tools}
         seen: Counter[str] = Counter()
         reply = self.send(*parts, **options)
-        if options.get("tool_choice") != "none":  # a call that is demanded each time would never end
-            options = {**options, "tool_choice": "auto"}
+        options = {**options, "tool_choice": later_choice(options.get("tool_choice", "auto"), list(declared))}
         for _ in range(max_rounds - 1):
             if not reply.tool_calls or any(call.name in declared - runnable for call in reply.tool_calls):
                 return reply
@@ -225,9 +230,14 @@ class Chat:
 
         Args:
             call: from Reply.tool_calls.
-            result: what the tool returned: text or JSON, or a list of texts, pictures and sounds.
+            result: what the tool returned: text, a picture, a list of texts, pictures and sounds, content of
+                an MCP server, or whatever can be written as JSON.
+
+        Raises:
+            ToolError: the model cannot be told this.
         """
-        self.messages.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result})
+        content = as_result(result, call.name).content
+        self.messages.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": content})
 
     def fork(self) -> Chat:
         """A second conversation that starts with the messages of this one.

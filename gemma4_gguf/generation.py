@@ -63,7 +63,7 @@ class Turn:
         """
         return prompts.write(
             self.messages,
-            tools=self.declarations,
+            tools=[tool.shown for tool in self.tools] or None,
             thinking=self.thinking,
             image_tokens=self.image_tokens,
             special_in_content=self.special_in_content,

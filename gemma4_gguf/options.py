@@ -50,10 +50,11 @@ class ToolOptions:
 
     Args:
         tool_choice: "auto" leaves it to the model; "none" shows the tools but lets none be called; "required"
-            has at least one called; the name of a tool, or OpenAI's dict with it, has that one called.
+            has at least one called; the name of a tool has that one called. The dicts of OpenAI, Anthropic
+            and Gemini say the same, and may name those that may be called.
         parallel_tool_calls: one reply may call more than once.
         strict: calls are drawn along the declarations, so that names, arguments and types are right; it is so
-            whenever a call is required, a schema was given, or a tool's own dict says "strict": True.
+            whenever a call is required or a schema was given, and for tools whose dict says "strict": True.
     """
 
     tool_choice: str | Mapping[str, Any] = "auto"
@@ -99,7 +100,8 @@ class TurnOptions(TypedDict, total=False):
 
     Args:
         system: instructions before the conversation.
-        tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
+        tools: what the model may call: Python functions, Pydantic types, dicts as OpenAI, Anthropic, MCP,
+            Ollama or Gemini have them.
         thinking: let the model think first.
         image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens, or "auto", the
             smallest of these that does not shrink it.

@@ -218,7 +218,7 @@ class Session:
 
         Args:
             system: instructions before the conversation.
-            tools: what the model may call: OpenAI dicts, Pydantic types, Python functions.
+            tools: what the model may call: Python functions, Pydantic types, tool dicts.
             thinking: let the model think before each answer.
             on_full: "error", or "drop_oldest" to leave out whole old turns when the context is full.
 

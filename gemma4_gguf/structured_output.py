@@ -16,15 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from gemma4_gguf.engine.engine import Engine
 from gemma4_gguf.engine.guided_sampler import Guide, Start
-from gemma4_gguf.errors import IncompleteReplyError, InvalidReplyError, OptionError, SchemaError
+from gemma4_gguf.errors import IncompleteReplyError, InvalidReplyError, SchemaError
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Grammar, Text, either
 from gemma4_gguf.grammars.sources import pattern_grammar, schema_grammar, tools_grammar, type_schema
 from gemma4_gguf.options import ToolOptions
+from gemma4_gguf.tools.choice import read_tool_choice
 from gemma4_gguf.types import FinishReason, Reply
-
-TOOL_CHOICES = ("auto", "none", "required")
-
 
 Kind = Literal["type", "schema", "choices", "pattern", "grammar", "tools"]
 
@@ -246,17 +244,17 @@ def reply_rules(
         GrammarError: GBNF text is malformed.
         OptionError: tool_choice is no choice, or names a tool that there is not.
     """
-    choice = _choice(options.tool_choice, tools)
+    choice = read_tool_choice(options.tool_choice, [_name(tool) for tool in tools or ()])
     value = None if schema is None else as_constraint(schema)
-    if not tools or choice == "none":
+    if not tools or choice.mode == "none":
         return ReplyRules(value, may_call=False) if value is not None or tools else None
-    must_call = choice in ("required", *_names(tools)) and choice != "auto"
-    parallel = options.parallel_tool_calls
-    strict = must_call or options.strict or value is not None or any(map(_is_strict, tools))
-    if not strict:
+    must_call = choice.mode == "required"
+    parallel = options.parallel_tool_calls and choice.parallel
+    strict = must_call or options.strict or choice.strict or choice.names is not None or value is not None
+    if not strict and not any(map(_is_strict, tools)):
         return None if parallel else ReplyRules(parallel=False)
-    called = [tool for tool in tools if choice in (*TOOL_CHOICES, tool["function"]["name"])]
-    calls = tool_constraint(called, parallel=parallel)
+    called = [tool if strict or _is_strict(tool) else _loosened(tool) for tool in tools]
+    calls = tool_constraint([tool for tool in called if choice.allows(_name(tool))], parallel=parallel)
     return ReplyRules(value, calls, must_call=must_call, parallel=parallel)
 
 
@@ -276,23 +274,19 @@ def cut(reply: Reply) -> IncompleteReplyError:
     return IncompleteReplyError(f"The reply was cut off {where}. {why}", text=reply.text, reply=reply)
 
 
-def _choice(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> str:
-    """The word, or the name of the one tool, from the word, the name or OpenAI's dict."""
-    names = _names(tools)
-    if isinstance(choice, Mapping):
-        function = choice.get("function", choice)
-        choice = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(choice, str) or choice not in (*TOOL_CHOICES, *names):
-        known = ", ".join(names) or "none is given"
-        raise OptionError(f"tool_choice is {choice!r}; expected auto, none, required or a tool ({known}).")
-    if choice == "required" and not names:
-        raise OptionError("tool_choice is 'required', but there are no tools.")
-    return choice
-
-
-def _names(tools: Sequence[Mapping[str, Any]] | None) -> list[str]:
-    return [tool["function"]["name"] for tool in tools or ()]
+def _name(tool: Mapping[str, Any]) -> str:
+    return tool["function"]["name"]
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:
     return tool["function"].get("strict") is True
+
+
+def _loosened(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool beside strict ones: drawn along its schema, too, unless that cannot be expressed."""
+    try:
+        tools_grammar([tool])
+    except SchemaError:
+        free = {"type": "object", "additionalProperties": True}
+        return {**tool, "function": {**tool["function"], "parameters": free}}
+    return tool

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.errors import SchemaError, ToolError
 from gemma4_gguf.grammars.automata import TooLarge, build, to_node
 from gemma4_gguf.grammars.grammar import Grammar, Node, Ref, Repeat, Text, either, seq
 from gemma4_gguf.grammars.notation import JsonNotation, ToolCallNotation
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_compiler import Compiler
 from gemma4_gguf.grammars.schema_strings import has_nullable_repeat, split_long_repeats
+from gemma4_gguf.grammars.tool_dicts import openai_tools
 from gemma4_gguf.special_tokens import CALL_CLOSE, CALL_OPEN
 
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?$"
+_DECLARING = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "additionalProperties"}
 _DECIMAL_LIMITS = ("multiple_of", "le", "ge", "lt", "gt", "max_digits", "decimal_places")
 
 
@@ -51,7 +53,7 @@ def from_tools(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> 
     Names, argument names, types and required arguments are right by construction.
 
     Args:
-        tools: OpenAI tool dicts.
+        tools: dicts in the shape of OpenAI, Anthropic, MCP, Ollama or Gemini.
         parallel: several calls may follow each other.
 
     Returns:
@@ -82,6 +84,8 @@ def type_schema(type_: Any) -> dict[str, Any]:
 
     class Schemas(GenerateJsonSchema):
         """Decimals as numbers or as texts of digits; Pydantic's schema offers texts it would refuse."""
+
+        ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as in Pydantic
 
         def decimal_schema(self, schema: Any) -> JsonSchemaValue:
             number = next(
@@ -120,7 +124,10 @@ def pattern_grammar(pattern: str) -> Grammar:
 
 def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:
     """As `from_tools`, as a `Grammar`."""
-    declared = [_function(tool, i) for i, tool in enumerate(tools)]
+    try:
+        declared = [_function(tool) for tool in openai_tools(tools)]
+    except ToolError as error:
+        raise SchemaError(str(error)) from error
     if not declared:
         raise SchemaError("there are no tools to call")
     root = {"tools": [parameters for _, parameters in declared]}
@@ -139,13 +146,11 @@ def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) 
     return compiler.finish(Repeat(call, 1, None) if parallel else Ref(call.name))
 
 
-def _function(tool: Mapping[str, Any], i: int) -> tuple[str, Any]:
-    """Name and parameter schema of the i-th tool."""
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise SchemaError("a tool is {type: function, function: {name, parameters}}", pointer=f"/{i}")
+def _function(tool: Mapping[str, Any]) -> tuple[str, Any]:
+    """Name and parameter schema of a tool in OpenAI's form."""
+    function = tool["function"]
     parameters = function.get("parameters") or {"type": "object"}
-    if isinstance(parameters, Mapping) and not parameters.get("properties"):
+    if not parameters.get("properties") and not _DECLARING & set(parameters):
         # A tool that declares no arguments takes none.
-        parameters = {**parameters, "additionalProperties": parameters.get("additionalProperties", False)}
+        parameters = {**parameters, "additionalProperties": False}
     return function["name"], parameters

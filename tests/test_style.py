@@ -34,7 +34,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 # File → why it may catch every exception.
 BROAD_EXCEPTS = {
     "gemma4_gguf/cli/main.py": "turns whatever happens into a sentence and an exit code",
-    "gemma4_gguf/tools.py": "a tool is foreign code: what it raises goes back to the model",
+    "gemma4_gguf/tools/run.py": "a tool is foreign code: what it raises goes back to the model",
 }
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
+import math
+import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from gemma4_gguf.errors import ToolError
 from gemma4_gguf.tools import as_tools, run_call
@@ -140,17 +148,10 @@ def test_media_in_a_result_stay_media() -> None:
     assert content == ["seen", Image(b"x"), "3"]
 
 
-class Node(BaseModel):
-    children: list[Node] = []
-
-
 def _untyped(x) -> None: ...  # type: ignore[no-untyped-def]
 
 
 def _star(*names: str) -> None: ...
-
-
-def _recursive(node: Node) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,6 @@ def _recursive(node: Node) -> None: ...
     [
         ([_untyped], "type hint"),
         ([_star], "by name"),
-        ([_recursive], "contains itself"),
         ([3], "expected a dict"),
         ([{"type": "function"}], "names no function"),
         ([{"name": "two words"}], "no tool name"),
@@ -170,3 +170,136 @@ def _recursive(node: Node) -> None: ...
 def test_what_cannot_be_declared_is_refused(tools: object, said: str) -> None:
     with pytest.raises(ToolError, match=said):
         as_tools(tools)  # type: ignore[arg-type]
+
+
+class Node(BaseModel):
+    """A part of a tree."""
+
+    children: list[Node] = []
+
+
+def test_a_type_that_holds_itself_is_declared_as_far_as_it_goes() -> None:
+    def grow(node: Node) -> int:
+        return len(node.children)
+
+    tools = as_tools([grow])
+    shown = json.dumps(tools[0].shown)
+    assert "Again Node (children)." in shown and "$ref" not in shown
+    assert run_call(tools, call("grow", node={"children": [{"children": []}, {}]})).content == "2"
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        (int | None, {"type": "integer", "nullable": True}),
+        (Unit | None, {"type": "string", "enum": ["celsius", "fahrenheit"], "nullable": True}),
+        (Literal[1, 2], {"type": "integer", "enum": [1, 2], "description": "One of: 1, 2."}),
+        (Literal["a"] | None, {"type": "string", "enum": ["a"], "nullable": True}),
+        (list[int | None], {"type": "array", "items": {"type": "integer", "nullable": True}}),
+        (
+            dict[str, int],
+            {"type": "object", "properties": {}, "description": "Any keys, with values: integer."},
+        ),
+        (int | str, {"type": "integer", "description": "Integer or string."}),
+        (Any, {"type": "string", "description": "Any JSON value."}),
+        (
+            tuple[int, str],
+            {
+                "type": "array",
+                "items": {"type": ["integer", "string"]},
+                "description": "In this order: integer, string.",
+            },
+        ),
+        (datetime.date, {"type": "string", "format": "date"}),
+        (decimal.Decimal, {"type": "number", "description": "Number or string."}),
+    ],
+)
+def test_hints_are_shown_in_full(hint: Any, expected: dict) -> None:
+    def f(x): ...  # type: ignore[no-untyped-def]
+
+    f.__annotations__ = {"x": hint}
+    shown = as_tools([f])[0].shown["function"]["parameters"]["properties"]["x"]
+    keys = {"type", "enum", "nullable", "items", "properties", "description", "format"}
+    assert {key: value for key, value in shown.items() if key in keys} == expected
+
+
+def test_what_partial_binds_is_not_shown() -> None:
+    def search(key: str, query: str, n: int = 3) -> str:
+        """Searches.
+
+        Args:
+            query: what for.
+        """
+        return f"{key} {query} {n}"
+
+    for bound in (partial(search, key="secret"), partial(search, "secret")):
+        (tool,) = as_tools([bound])
+        assert tool.name == "search" and tool.description == "Searches."
+        assert list(tool.parameters["properties"]) == ["query", "n"]
+        assert "secret" not in json.dumps(tool.declaration)
+        assert run_call([tool], call("search", query="q")).content == "secret q 3"
+
+
+def test_what_a_class_does_not_say_of_itself_is_not_said() -> None:
+    class Silent(BaseModel):
+        x: int
+
+    @dataclass
+    class Plain:
+        x: int
+
+    assert [tool.description for tool in as_tools([Silent, Plain])] == ["", ""]
+
+
+def test_a_default_that_is_no_json_is_no_matter() -> None:
+    missing = object()
+
+    def f(x: Any = missing) -> bool:
+        return x is missing
+
+    assert run_call(as_tools([f]), call("f")).content == "true"
+
+
+def _yields() -> Iterator[int]:
+    yield 1
+
+
+async def _yields_later() -> AsyncIterator[int]:
+    yield 1
+
+
+class _Yielding:
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+def _takes_lock(lock: threading.Lock) -> None: ...
+
+
+def _takes_function(then: Callable[[], None]) -> None: ...
+
+
+class _Typed(TypedDict):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (_yields, "_yields yields"),
+        (_yields_later, "_yields_later yields"),
+        (_Yielding(), "_Yielding yields"),
+        (partial(_yields), "_yields yields"),
+        (_takes_lock, "takes what a model cannot write"),
+        (_takes_function, "no JSON schema"),
+        (print, "by name"),
+        (math.sqrt, "by name"),
+        (max, "cannot be read"),
+        (_Typed, "class _Typed"),
+        (Unit, "class Unit"),
+        (ValueError, "class ValueError"),
+    ],
+)
+def test_functions_that_cannot_be_declared_are_refused(function: Any, said: str) -> None:
+    with pytest.raises(ToolError, match=rf"tools\[0\].*{said}"):
+        as_tools([function])

@@ -204,7 +204,7 @@ def _wrapped(value: Any, kind: type, where: str) -> Any:
     """The value itself, or a path, bytes or PIL image put into its type."""
     if isinstance(value, kind):
         return value
-    if isinstance(value, (str, Path, bytes)) or (kind is Image and _is_pil(value)):
+    if isinstance(value, (str, Path, bytes)) or (kind is Image and is_pil(value)):
         return kind(value)
     raise MessageError(f"{where} is a {type(value).__name__}; expected {kind.__name__}, a path or bytes.")
 
@@ -214,7 +214,7 @@ def _loose_part(part: Any, where: str) -> dict[str, Any]:
         return {"type": "text", "text": part}
     if isinstance(part, Path):
         part = _guess(part, where)
-    if _is_pil(part):
+    if is_pil(part):
         part = Image(part)
     modality = modality_of(part)
     if modality is not None:
@@ -243,8 +243,15 @@ def _guess(path: Path, where: str) -> Media:
     )
 
 
-def _is_pil(value: Any) -> bool:
-    """Without importing Pillow for text."""
+def is_pil(value: Any) -> bool:
+    """Tells PIL images, without importing Pillow for text.
+
+    Args:
+        value: of any type.
+
+    Returns:
+        Whether it is one.
+    """
     return any(kind.__module__ == "PIL.Image" and kind.__name__ == "Image" for kind in type(value).__mro__)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gemma4_gguf.grammars.tool_dicts import openai_tools
 from gemma4_gguf.reply.argument_types import deref, fit, literal, parse_json, properties
 from gemma4_gguf.reply.lenient_arguments import MAX_DEPTH, Lenient, Unreadable
 from gemma4_gguf.reply.lexer import Piece
@@ -36,18 +37,16 @@ def tool_schemas(tools: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     """Schemas of the parameters of tools.
 
     Args:
-        tools: OpenAI tool dicts, wrapped or bare.
+        tools: dicts in the shape of OpenAI, Anthropic, MCP, Ollama or Gemini.
 
     Returns:
         JSON schema by tool name.
+
+    Raises:
+        ToolError: one is of no known shape.
     """
-    out: dict[str, dict[str, Any]] = {}
-    for tool in tools:
-        function = tool.get("function", tool)
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            parameters = function.get("parameters")
-            out[function["name"]] = dict(parameters) if isinstance(parameters, Mapping) else {}
-    return out
+    functions = [tool["function"] for tool in openai_tools(tools)]
+    return {function["name"]: function.get("parameters", {}) for function in functions}
 
 
 def read_call(

@@ -1,0 +1,455 @@
+"""Tool schemas as templates can print them: any JSON schema of arguments → the forms Gemma was trained on.
+
+The official templates print of a property its description, one type, `enum` of texts, `nullable`, and what is
+inside objects and arrays; of the elements of an array they print every keyword. Everything else vanishes or
+looks like a property. So references are followed, nullable unions become `nullable`, other unions their
+richest member with a sentence about the others, and choices that cannot be printed a sentence. What the
+templates know stays as it is. Grammars and readers of calls go by the schema as it was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gemma4_gguf.errors import SchemaError, ToolError
+from gemma4_gguf.grammars.schema_alternatives import resolve
+
+_MANY = 1_000  # schemas; from then on, a definition that was shown once is only named
+_TOO_MANY = 50_000
+_ANY = "Any JSON value."
+_CHOICES = "One of: "
+_SENTENCE_ENDS = (".", "!", "?", ":", "…", "。")
+
+_ANNOTATIONS = {"description", "title", "default", "examples", "example", "nullable", "deprecated"}
+_REPLACED = {"$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$comment", "prefixItems"}
+_REPLACED |= {"allOf", "anyOf", "oneOf"}
+_PRINTED = {"properties", "items", "required", "type", "description", "nullable", "enum"}
+# Words by which an untyped schema says what it is for.
+_IMPLIED = {
+    "object": ("properties", "required", "additionalProperties", "patternProperties", "propertyNames"),
+    "array": ("items", "prefixItems", "minItems", "maxItems", "uniqueItems"),
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+}
+# An entry of an object schema that is no keyword is a property that somebody wrote without `properties`; the
+# templates print it as one.
+_KEYWORDS = {word for words in _IMPLIED.values() for word in words} | _ANNOTATIONS | _REPLACED | _PRINTED
+_KEYWORDS |= {"not", "if", "then", "else", "contains", "const", "discriminator", "xml", "dependencies"}
+_KEYWORDS |= {"dependentSchemas", "dependentRequired", "additionalItems", "unevaluatedProperties"}
+_KEYWORDS |= {"unevaluatedItems", "minProperties", "maxProperties"}
+
+Form = dict[str, Any]
+
+
+def printable_tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tool dicts for a template.
+
+    Args:
+        tools: in OpenAI's form.
+
+    Returns:
+        The same with schemas that every Gemma 4 template can print.
+
+    Raises:
+        ToolError: a schema refers to what is not there, takes no object, or is too large to be shown.
+    """
+    return [printable_tool(tool) for tool in tools]
+
+
+def printable_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """As `printable_tools`, for one."""
+    function = dict(tool["function"])
+    schema = function.get("parameters")
+    if schema:
+        if not {"type", "enum", "const"} & set(schema) and _implied(schema) is None:
+            schema = {"type": "object", **schema}  # arguments are an object, said or not
+        try:
+            form = _Printer(schema).form(schema, ())
+        except RecursionError as error:
+            raise ToolError(f"The schema of {function['name']} is nested too deeply to be shown.") from error
+        except (SchemaError, ToolError) as error:
+            raise ToolError(f"The schema of {function['name']} cannot be shown: {error}.") from error
+        if form["type"] != "object":
+            raise ToolError(
+                f"The arguments of {function['name']} are declared as {form['type']}; expected an object, "
+                "whose properties are the arguments."
+            )
+        # The description of the arguments as a whole is not printed; what was added to it is.
+        own = _text(schema.get("description"))
+        said = form.get("description", "").removeprefix(own).lstrip(" .")
+        function["description"] = _described(_text(function.get("description")), said)
+        function["parameters"] = form
+    return {**tool, "function": function}
+
+
+class _Printer:
+    """Writes the forms of one schema document.
+
+    Args:
+        root: the document, in which references are looked up.
+    """
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root
+        self.count = 0
+        self.shown: set[str] = set()
+
+    def form(self, schema: Any, inside: tuple[str, ...], *, element: bool = False) -> Form:
+        """What a template prints of a schema.
+
+        Args:
+            schema: of any shape.
+            inside: the references that led here.
+            element: it is that of the elements of an array, of which every keyword is printed.
+
+        Returns:
+            A schema without references and combinations, with one type, except that elements may have a list
+            of them.
+        """
+        self.count += 1
+        if self.count > _TOO_MANY:
+            raise ToolError("it describes too much; flatten it")
+        if not isinstance(schema, Mapping):
+            return {"type": "null"} if schema is False else _anything({})
+        schema, inside = self._flat(schema, inside)
+        for word in ("anyOf", "oneOf"):
+            branches = schema.get(word)
+            if isinstance(branches, list) and branches:
+                return self._union(schema, word, branches, inside, element)
+        kind, values = schema.get("type"), _values(schema)
+        if isinstance(kind, list):
+            return self._union(schema, "type", _by_type(kind, values), inside, element)
+        if kind is None and values is not None:
+            kinds = list(dict.fromkeys(map(_kind_of, values)))
+            if len(kinds) > 1 and "null" in kinds:
+                return self.form({**schema, "type": kinds}, inside, element=element)
+            kind = _common(kinds)
+        kind = kind or _implied(schema)
+        if not isinstance(kind, str):
+            return _anything(schema)
+        return self._plain(schema, kind, values, inside, element)
+
+    def _plain(
+        self,
+        schema: Mapping[str, Any],
+        kind: str,
+        values: list[Any] | None,
+        inside: tuple[str, ...],
+        element: bool,
+    ) -> Form:
+        """A schema of one type."""
+        out = {key: value for key, value in schema.items() if key not in _REPLACED | _PRINTED}
+        out["type"] = kind
+        said: list[str] = []
+        if schema.get("nullable") is True:
+            out["nullable"] = True
+        if values is not None and (not element or "const" not in schema):
+            out.pop("const", None)
+            out["enum"] = values
+            if kind.lower() != "string" and not element and values:
+                said.append(f"One of: {', '.join(map(_json, values))}.")
+        if kind.lower() == "object":
+            said += self._object(out, schema, inside)
+        elif kind.lower() == "array":
+            said += self._array(out, schema, inside)
+        description = _described(_text(schema.get("description")), *said)
+        if description or isinstance(schema.get("description"), str):
+            out["description"] = description
+        return out
+
+    def _object(self, out: Form, schema: Mapping[str, Any], inside: tuple[str, ...]) -> list[str]:
+        """Adds what an object holds; returns sentences about the rest."""
+        properties = schema.get("properties")
+        loose = {k: v for k, v in schema.items() if k not in _KEYWORDS and isinstance(v, Mapping)}
+        if not isinstance(properties, Mapping):
+            properties = loose
+        for word in ("additionalProperties", "patternProperties", "propertyNames", *loose):
+            out.pop(word, None)
+        out["properties"] = {
+            name: self.form(part, inside) for name, part in properties.items() if part is not False
+        }
+        required = schema.get("required")
+        if isinstance(required, list):
+            out["required"] = [name for name in required if isinstance(name, str)]
+        others = [schema.get("additionalProperties")]
+        if isinstance(schema.get("patternProperties"), Mapping):
+            others += schema["patternProperties"].values()
+        others = [other for other in others if isinstance(other, Mapping) and other]
+        if properties or not others:
+            return []
+        words = dict.fromkeys(_words(self.form(other, inside)) for other in others)
+        return [f"Any keys, with values: {' or '.join(words)}."]
+
+    def _array(self, out: Form, schema: Mapping[str, Any], inside: tuple[str, ...]) -> list[str]:
+        """Adds what an array holds; returns sentences about its order."""
+        items, first = schema.get("items"), schema.get("prefixItems")
+        if isinstance(items, list):  # until draft 2019
+            items, first = schema.get("additionalItems"), items
+        if not isinstance(first, list) or not first:
+            if isinstance(items, Mapping):
+                out["items"] = self.form(items, inside, element=True) if items else {}
+            return []
+        out.pop("additionalItems", None)
+        forms = [self.form(part, inside, element=True) for part in first]
+        said = f"In this order: {', '.join(map(_words, forms))}."
+        if isinstance(items, Mapping):
+            forms.append(self.form(items, inside, element=True))
+            said = f"{said[:-1]}, then any number of: {_words(forms[-1])}."
+        out["items"] = _either(forms, element=True)
+        return [said]
+
+    def _union(
+        self,
+        schema: Mapping[str, Any],
+        word: str,
+        branches: Sequence[Any],
+        inside: tuple[str, ...],
+        element: bool,
+    ) -> Form:
+        """A schema that is one of several, each of them together with what stands beside them."""
+        notes = {key: value for key, value in schema.items() if key in _ANNOTATIONS}
+        base = {key: value for key, value in schema.items() if key != word and key not in _ANNOTATIONS}
+        forms = []
+        for branch in branches:
+            if branch is not False:
+                both = {"allOf": [branch, base]} if base else branch
+                forms.append(self.form(both, inside, element=element))
+        form: Form = _either(forms, element) if forms else {"type": "null"}
+        nullable = form.get("nullable") or notes.pop("nullable", False) is True
+        description = _described(_text(notes.pop("description", None)), form.pop("description", ""))
+        form = {**form, **notes}
+        if nullable:
+            form["nullable"] = True
+        if description:
+            form["description"] = description
+        return form
+
+    def _flat(self, schema: Mapping[str, Any], inside: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
+        """A schema without $ref and allOf at its top, and the references that led to it."""
+        flat = dict(schema)
+        while True:
+            if "$ref" in flat:
+                flat, inside = self._followed(flat, inside)
+            elif isinstance(flat.get("allOf"), list):
+                for part in flat.pop("allOf"):
+                    if isinstance(part, Mapping):
+                        inner, inside = self._flat(part, inside)
+                        flat = _both(flat, inner)
+            else:
+                return flat, inside
+
+    def _followed(self, schema: Form, inside: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
+        """A schema with what its $ref leads to; where that leads back to itself, with a word about it."""
+        ref, rest = schema["$ref"], _without(schema, "$ref")
+        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+            return _both(rest, {"description": f"As {ref} describes it."}), inside
+        target = resolve(self.root, ref, "").schema
+        if not isinstance(target, Mapping):
+            return _both(rest, {"type": "null"} if target is False else {}), inside
+        if ref not in inside and (self.count <= _MANY or ref not in self.shown):
+            self.shown.add(ref)
+            return _both(rest, _without(target, "title")), (*inside, ref)
+        properties = target.get("properties")
+        words = f" ({', '.join(properties)})" if isinstance(properties, Mapping) and properties else ""
+        again = f"Again {ref.rpartition('/')[2] if ref != '#' else 'the arguments'}{words}."
+        kind = target.get("type") or _implied(target) or "object"
+        return {
+            "type": kind,
+            **rest,
+            "description": _described(_text(rest.get("description")), again),
+        }, inside
+
+
+def _both(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two schemas that hold at once, as one; what the first says of itself goes before."""
+    out = {**other, **schema}
+    for word in ("properties", "patternProperties"):
+        a, b = schema.get(word), other.get(word)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out[word] = {**b, **a}
+            for name in a.keys() & b.keys():
+                if a[name] != b[name]:
+                    out[word][name] = {"allOf": [a[name], b[name]]}
+    a, b = schema.get("required"), other.get("required")
+    if isinstance(a, list) and isinstance(b, list):
+        out["required"] = list(dict.fromkeys([*b, *a]))
+    a, b = schema.get("type"), other.get("type")
+    if a is not None and b is not None and a != b:
+        first, second = ([kind] if isinstance(kind, str) else kind for kind in (a, b))
+        shared = [kind for kind in first if kind in second]
+        shared = shared or [kind for kind in ("integer",) if kind in (*first, *second)] or first
+        out["type"] = shared[0] if len(shared) == 1 else shared
+    a, b = _values(schema), _values(other)
+    if a is not None and b is not None:
+        out.pop("const", None)
+        out["enum"] = [value for value in a if value in b] or a
+    if "nullable" in out and not (schema.get("nullable", True) and other.get("nullable", True)):
+        del out["nullable"]
+    for word in ("anyOf", "oneOf"):
+        if word in schema and word in other and schema[word] != other[word]:
+            # One of these together with one of those.
+            out[word] = [{"allOf": [branch, {word: other[word]}]} for branch in schema[word]]
+    if "allOf" in schema and "allOf" in other:
+        out["allOf"] = [*schema["allOf"], *other["allOf"]]
+    return out
+
+
+def _either(forms: Sequence[Form], element: bool) -> Form:
+    """One form for several, of which one holds."""
+    nullable = any(form.get("nullable") or form["type"] == "null" for form in forms)
+    rest = [_without(form, "nullable") for form in forms if form["type"] != "null"]
+    rest = [form for i, form in enumerate(rest) if form not in rest[:i]]
+    if not rest:
+        return dict(forms[0])
+    out = dict(rest[0]) if len(rest) == 1 else _merged(rest, element)
+    if nullable:
+        out["nullable"] = True
+    return out
+
+
+def _merged(forms: list[Form], element: bool) -> Form:
+    """One form for several that differ and are not null."""
+    kinds = list(dict.fromkeys(kind for form in forms for kind in _listed(form["type"])))
+    sentence = f"{_capital(_joined(map(_words, forms)))}."
+    if all(_values(form) is not None for form in forms):
+        return _merged_choices(forms, _common(kinds), element)
+    if kinds == ["object"]:
+        return _merged_objects(forms, sentence)
+    if kinds == ["array"]:
+        inner = [form["items"] for form in forms if form.get("items")]
+        items = {"items": _either(inner, element=True)} if len(inner) == len(forms) else {}
+        return {"type": "array", **items, "description": sentence}
+    if all(set(form) == {"type"} for form in forms):
+        if set(kinds) == {"integer", "number"}:
+            return {"type": "number"}
+        if element:
+            return {"type": kinds}
+    richest = max(forms, key=lambda form: ("properties" in form, "items" in form))
+    kept = {key: value for key, value in richest.items() if key in ("properties", "required", "items")}
+    return {"type": richest["type"], **kept, "description": sentence}
+
+
+def _merged_choices(forms: list[Form], kind: str, element: bool) -> Form:
+    values = list({_json(value): value for form in forms for value in _values(form) or ()}.values())
+    out: Form = {"type": kind, "enum": values}
+    if any(form.get("title") or _own_words(form) for form in forms):
+        out["description"] = f"One of: {', '.join(map(_words, forms))}."
+    elif kind != "string" and not element:
+        out["description"] = f"One of: {', '.join(map(_json, values))}."
+    return out
+
+
+def _merged_objects(forms: list[Form], sentence: str) -> Form:
+    properties: dict[str, Form] = {}
+    for name in dict.fromkeys(name for form in forms for name in form["properties"]):
+        found = [form["properties"][name] for form in forms if name in form["properties"]]
+        properties[name] = _either(found, element=False)
+    out: Form = {"type": "object", "properties": properties}
+    required = [name for name in properties if all(name in form.get("required", ()) for form in forms)]
+    if required:
+        out["required"] = required
+    return {**out, "description": sentence} if len(set(map(_words, forms))) > 1 else out
+
+
+def _words(form: Form) -> str:
+    """A form in a few words: integer, array of string, "a" or "b", object {path, mode?}."""
+    said = ""
+    if (values := _values(form)) is not None:
+        words, said = _joined(map(_json, values)), _text(form.get("title")) or _own_words(form)
+    elif form["type"] == "array":
+        words = f"array of {_words(form['items'])}" if form.get("items") else "array"
+    elif form["type"] == "object" and form["properties"]:
+        words = f"object {{{', '.join(_members(form))}}}"
+    elif form.get("description") == _ANY:
+        words = _ANY[0].lower() + _ANY[1:-1]
+    else:
+        words, said = _joined(_listed(form["type"])), _text(form.get("description"))
+    words = f"{words} ({said.rstrip('.')})" if said else words
+    return f"{words} or null" if form.get("nullable") else words
+
+
+def _own_words(form: Form) -> str:
+    """The description of a form with choices, unless it only repeats them."""
+    said = _text(form.get("description"))
+    return "" if said.startswith(_CHOICES) else said
+
+
+def _members(form: Form) -> Iterable[str]:
+    for name, part in form["properties"].items():
+        values = _values(part) or ()
+        value = f": {_json(values[0])}" if len(values) == 1 else ""
+        yield f"{name}{'' if name in form.get('required', ()) else '?'}{value}"
+
+
+def _anything(schema: Mapping[str, Any]) -> Form:
+    out = {key: value for key, value in schema.items() if key not in _REPLACED and key != "type"}
+    return {**out, "type": "string", "description": _described(_text(schema.get("description")), _ANY)}
+
+
+def _values(schema: Mapping[str, Any]) -> list[Any] | None:
+    """The listed values of a schema; None if they are not listed."""
+    if "const" in schema:
+        return [schema["const"]]
+    return schema["enum"] if isinstance(schema.get("enum"), list) and schema["enum"] else None
+
+
+def _by_type(kinds: list[Any], values: list[Any] | None) -> list[dict[str, Any]]:
+    """Alternatives for a list of types, each with the listed values of its type."""
+    if values is None:
+        return [{"type": kind} for kind in kinds]
+    listed = {kind: [value for value in values if _kind_of(value) == kind] for kind in kinds}
+    if "number" in listed:
+        listed["number"] += [value for value in values if _kind_of(value) == "integer"]
+    return [{"type": kind, "enum": found} for kind, found in listed.items() if found]
+
+
+def _implied(schema: Mapping[str, Any]) -> str | None:
+    """The type that an untyped schema speaks of."""
+    return next((kind for kind, words in _IMPLIED.items() if any(word in schema for word in words)), None)
+
+
+def _common(kinds: Sequence[str]) -> str:
+    """One type for choices of several."""
+    return kinds[0] if len(kinds) == 1 else "string" if "string" in kinds else "number"
+
+
+def _kind_of(value: Any) -> str:
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return kinds.get(type(value), "null")
+
+
+def _described(*texts: str) -> str:
+    """Sentences one after the other."""
+    out = ""
+    for text in filter(None, texts):
+        if out and not out.rstrip().endswith(_SENTENCE_ENDS):
+            out = f"{out.rstrip()}."
+        out = f"{out} {text}" if out else text
+    return out
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _joined(words: Iterable[str]) -> str:
+    *most, last = dict.fromkeys(words)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _listed(kind: str | list[str]) -> list[str]:
+    return [kind] if isinstance(kind, str) else kind
+
+
+def _without(schema: Mapping[str, Any], *words: str) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in words}
