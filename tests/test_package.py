@@ -36,7 +36,7 @@ def test_command_and_module_start_from_an_empty_directory(tmp_path: Path) -> Non
     done = start("-m", "gemma4_gguf", "--version", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"gemma4-gguf {gemma4_gguf.__version__}\n")
     (script,) = metadata.entry_points(group="console_scripts", name="gemma4-gguf")
-    assert script.load().__module__ == "gemma4_gguf.cli.main"
+    assert script.load().__module__ == "gemma4_gguf.__main__"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +10,7 @@ from gemma4_gguf.cli.options import (
     REPLY_AS_JSON,
     add_command,
     add_json_option,
+    add_model_argument,
     add_model_options,
     add_sampling_options,
     add_schema_option,
@@ -19,6 +19,7 @@ from gemma4_gguf.cli.options import (
     given,
     read_schema,
 )
+from gemma4_gguf.cli.text_input import argument, read_stdin
 from gemma4_gguf.options import SamplingOptions
 
 DESCRIPTION = """\
@@ -36,8 +37,10 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, run, "ask", "Ask one question about text, pictures, clips or sounds.", DESCRIPTION
     )
+    add_model_argument(parser)
+    text_help = "the question; - stands for standard input"
+    parser.add_argument("prompt", nargs="*", type=argument, metavar="TEXT", help=text_help)
     add_model_options(parser)
-    parser.add_argument("prompt", nargs="*", metavar="TEXT", help="the question; - stands for standard input")
     add_turn_options(parser)
     add_sampling_options(parser)
     add_schema_option(parser)
@@ -46,6 +49,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, a thought dimmed to stderr."""
+    from gemma4_gguf.cli.model_choice import model_and_words
     from gemma4_gguf.cli.output import print_json
     from gemma4_gguf.cli.stream import open_session, show
     from gemma4_gguf.structured_output import as_constraint
@@ -53,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
     schema = read_schema(args.schema)
     if schema is not None:
         as_constraint(schema)  # before a model is loaded for nothing
-    words = [sys.stdin.read() if text == "-" else text for text in args.prompt]
-    with open_session(args, quiet=args.json) as session:
+    model, words = model_and_words(args, args.prompt)
+    words = [read_stdin() if text == "-" else text for text in words]
+    with open_session(model, args, quiet=args.json) as session:
         reply = show(
             session.stream(
                 *attachments(args),

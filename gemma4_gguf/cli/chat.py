@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gemma4_gguf.cli.options import add_command, add_model_options, add_sampling_options, add_turn_options
+from gemma4_gguf.cli.options import (
+    add_command,
+    add_model_argument,
+    add_model_options,
+    add_sampling_options,
+    add_turn_options,
+)
 from gemma4_gguf.truncation import ON_FULL
 
 DESCRIPTION = """\
@@ -20,6 +26,7 @@ Talk to a model. Type /help in the conversation for its commands: /image, /audio
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser = add_command(commands, run, "chat", "Talk to a model in the terminal.", DESCRIPTION)
+    add_model_argument(parser)
     add_model_options(parser)
     add_turn_options(parser)
     add_sampling_options(parser)
@@ -33,9 +40,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read turns from stdin until it ends or says /exit."""
+    from gemma4_gguf.cli.model_choice import chosen_model
     from gemma4_gguf.cli.repl import Repl
     from gemma4_gguf.cli.stream import open_session
 
-    with open_session(args) as session:
+    with open_session(chosen_model(args), args) as session:
         Repl(session, args).loop()
     return 0

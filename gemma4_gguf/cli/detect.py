@@ -11,11 +11,13 @@ from gemma4_gguf.cli.options import (
     add_command,
     add_image_tokens,
     add_json_option,
+    add_model_argument,
     add_model_options,
     add_sampling_options,
     add_think_option,
     given,
 )
+from gemma4_gguf.cli.text_input import argument
 from gemma4_gguf.options import SamplingOptions
 
 DESCRIPTION = """\
@@ -29,32 +31,39 @@ Find things in a picture: boxes, or with --points places to click, in pixels of 
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser = add_command(commands, run, "detect", "Find things in a picture.", DESCRIPTION)
+    add_model_argument(parser)
     parser.add_argument("picture", metavar="PICTURE", help="any file that Pillow reads")
-    parser.add_argument("what", metavar="WHAT", help='what to look for, such as "mugs" or "every object"')
+    parser.add_argument(
+        "what", type=argument, metavar="WHAT", help='what to look for, such as "mugs" or "every object"'
+    )
     parser.add_argument("-o", "--out", metavar="FILE", help="draw what is found into this picture")
     parser.add_argument("--points", action="store_true", help="one place each instead of boxes")
-    parser.add_argument("--prompt", metavar="TEXT", help="another question; {what} in it is replaced")
+    parser.add_argument(
+        "--prompt", type=argument, metavar="TEXT", help="another question; {what} in it is replaced"
+    )
     add_json_option(parser, "print a JSON list")
     add_think_option(parser)
     add_image_tokens(parser)
-    add_model_options(parser, first=False)
+    add_model_options(parser)
     add_sampling_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what is found on stdout; tell about the drawing on stderr."""
     from gemma4_gguf.cli.files import picture_format, save_picture
+    from gemma4_gguf.cli.model_choice import chosen_model
     from gemma4_gguf.cli.output import hint, print_json_rows, print_table
     from gemma4_gguf.cli.stream import open_session
     from gemma4_gguf.media.image import read_image
     from gemma4_gguf.tasks.boxes import draw_boxes
 
+    model = chosen_model(args)
     picture = read_image(Path(args.picture))  # before a model is loaded for nothing
     if args.out:
         picture_format(Path(args.out))
     question = {} if args.prompt is None else {"prompt": args.prompt}
     options = {"image_tokens": args.image_tokens, "thinking": args.think, **given(args, SamplingOptions)}
-    with open_session(args, quiet=args.json) as session:
+    with open_session(model, args, quiet=args.json) as session:
         find = session.point if args.points else session.detect
         found = find(picture, args.what, **question, **options)
     rows = [{k: v if k == "label" else round(v, 1) for k, v in asdict(item).items()} for item in found]

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from gemma4_gguf.cli.errors import EXIT_FAILURE
 from gemma4_gguf.cli.options import add_command, add_json_option
-from gemma4_gguf.cli.output import print_json, screen, size
+from gemma4_gguf.cli.output import print_json, screen, size, waiting_for
+from gemma4_gguf.cli.terminal import styled
 from gemma4_gguf.doctor.host import TRIED_PYTHONS
 from gemma4_gguf.options import Device
 
@@ -148,18 +149,17 @@ def _show(table: Table) -> None:
     console = screen()
     with console.capture() as written:
         console.print(table, soft_wrap=False)
-    sys.stdout.write("\n".join(line.rstrip() for line in written.get().split("\n")))
+    styled(sys.stdout).write("\n".join(line.rstrip() for line in written.get().split("\n")))
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[DoctorProgress]:
     """What is under way, on stderr: one changing line on a terminal, else a line for each device."""
-    console = screen(stderr=True)
     if quiet:
         yield lambda device, what: None
-    elif console.is_terminal:
-        with console.status("[dim]starting") as status:
-            yield lambda device, what: status.update(f"[dim]{_step(device, what)}")
+    elif screen(stderr=True).is_terminal:
+        with waiting_for("starting") as show:
+            yield lambda device, what: show(_step(device, what))
     else:
         seen: set[str] = set()
 

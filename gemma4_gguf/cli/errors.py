@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
 
 from gemma4_gguf import errors
 
@@ -32,6 +34,12 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.Gemma4Error, EXIT_FAILURE),
 )
 
+_QUOTES = "'\""
+_OPTION = re.compile(
+    r"(?<![\w./-])(?P<name>[a-z][a-z_]*)(?P<assigned>=(?P<value>'[^']*'|\"[^\"]*\"|None|True|False|…|\d+(?:\.\d+)?)?)?(?![\w(])"
+)
+_OTHER_NAMES = {"thinking": "think", "projector_type": "mmproj_type"}
+
 
 def exit_code(error: BaseException) -> int:
     """The exit code of an error.
@@ -45,11 +53,12 @@ def exit_code(error: BaseException) -> int:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_BUG)
 
 
-def report(error: Exception) -> int:
+def report(error: Exception, flags: Mapping[str, str] | None = None) -> int:
     """Writes one sentence to stderr.
 
     Args:
         error: what ended the command.
+        flags: how its options are typed, by their names in Python.
 
     Returns:
         The exit code.
@@ -57,10 +66,41 @@ def report(error: Exception) -> int:
     from gemma4_gguf.cli.output import hint
 
     code = exit_code(error)
-    if code == EXIT_BUG:
-        hint(f"[red]bug:[/] {type(error).__name__}: ", str(error))
-        hint("", "Please report it with the traceback that GEMMA4_GGUF_DEBUG=1 shows.")
+    if code != EXIT_BUG:
+        hint("[red]error:[/] ", in_words_of_the_command(str(error), flags or {}))
+    elif isinstance(error, OSError | MemoryError):  # the machine's fault, in a place where nothing expects it
+        code = EXIT_FAILURE
+        what = getattr(error, "strerror", None) or str(error) or "Out of memory"
+        name = getattr(error, "filename", None)
+        hint("[red]error:[/] ", f"{name}: {what}." if name is not None else f"{what}.")
     else:
-        hint("[red]error:[/] ", str(error))
+        hint("[red]bug:[/] ", f"{type(error).__name__}: {error}")
+        hint("", "Please report it with the traceback that GEMMA4_GGUF_DEBUG=1 shows.")
     sys.stderr.flush()
     return code
+
+
+def in_words_of_the_command(message: str, flags: Mapping[str, str]) -> str:
+    """A message of the library with its options as they are typed.
+
+    Args:
+        message: names options as in Python: `projector=`, `device='cpu'`, `n_ctx`.
+        flags: how they are typed.
+
+    Returns:
+        The same with `--mmproj`, `--device cpu`, `--ctx`.
+    """
+
+    def typed(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        flag = flags.get(_OTHER_NAMES.get(name, name))
+        # A bare word may be just a word, unless it is spelled as no word is.
+        if flag is None or (found["assigned"] is None and "_" not in name):
+            return found[0]
+        if value in ("None", "False"):
+            negated = f"--no-{flag.removeprefix('--')}"
+            return negated if not flag.startswith("--no-") else flag
+        return flag if value in (None, "True", "…") else f"{flag} {value.strip(_QUOTES)}"
+
+    message = re.sub(r"\bforce \((--force)\)", r"\1", message)
+    return _OPTION.sub(typed, message)

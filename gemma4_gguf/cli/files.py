@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gemma4_gguf.cli.output import PLAIN_EVERY_S, hint, screen
+from gemma4_gguf.cli.output import PLAIN_EVERY_S, hint, screen, waiting_for
 from gemma4_gguf.errors import OutputError
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ def save_picture(picture: PILImage.Image, path: Path) -> None:
     content = io.BytesIO()
     try:
         picture.save(content, picture_format(path))
-        path.write_bytes(content.getvalue())
     except OSError as error:
         raise _not_written(path, error) from error
+    with _whole(path) as part:
+        part.write_bytes(content.getvalue())
 
 
 @contextmanager
@@ -73,24 +74,38 @@ def growing_text(path: Path | None) -> Iterator[Callable[[str], None]]:
     if path is None:
         yield _write_out
         return
-    part = path.with_name(f"{path.name}.part")
+    with _whole(path, keep_part=True) as part, part.open("w", encoding="utf-8", newline="\n") as stream:
+
+        def write(text: str) -> None:
+            stream.write(text)
+            stream.flush()
+
+        yield write
+
+
+@contextmanager
+def _whole(path: Path, *, keep_part: bool = False) -> Iterator[Path]:
+    """A name to write to, which becomes that of the file when all is there.
+
+    What is no regular file, such as a pipe or /dev/stdout, is written to itself; of a link, its target.
+    """
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as stream:
-
-            def write(text: str) -> None:
-                stream.write(text)
-                stream.flush()
-
-            yield write
-        part.replace(path)
+        final = path.resolve()
+        if final.exists() and not final.is_file():
+            yield final
+            return
+        part = final.with_name(f"{final.name}.part")
+        try:
+            yield part
+            part.replace(final)
+        except BaseException:
+            if keep_part and part.exists() and part.stat().st_size:
+                hint("", f"What was done is in {part}.")
+            else:
+                part.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise _not_written(path, error) from error
-    except BaseException:
-        if part.exists() and part.stat().st_size:
-            hint("", f"What was done is in {part}.")
-        else:
-            part.unlink(missing_ok=True)
-        raise
 
 
 def _not_written(path: Path, error: OSError) -> OutputError:
@@ -119,8 +134,8 @@ def time_progress(title: str, total_s: float, *, quiet: bool = False) -> Iterato
     if quiet or (console.is_terminal and sys.stdout.isatty()):  # there the text itself grows
         yield lambda done_s: None
     elif console.is_terminal:
-        with console.status(f"[dim]{title}") as status:
-            yield lambda done_s: status.update(f"[dim]{title}: {_minutes(done_s)}{whole}")
+        with waiting_for(title) as show:
+            yield lambda done_s: show(f"{title}: {_minutes(done_s)}{whole}")
     else:
         last = time.monotonic()
 

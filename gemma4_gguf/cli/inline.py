@@ -19,6 +19,7 @@ from rich.style import Style
 from rich.text import Text
 
 from gemma4_gguf.cli.output import screen
+from gemma4_gguf.cli.terminal import styled
 
 _KITTY_CHUNK = 4096  # characters of base64 in one escape sequence
 _COLUMNS = 44  # of half blocks
@@ -43,8 +44,9 @@ def show_picture(path: Path, *, indent: int = 0) -> bool:
     protocol = _protocol(os.environ)
     if protocol is not None:
         picture.thumbnail((_PIXELS, _PIXELS))
-        sys.stderr.write(" " * indent + "".join(_escapes(picture, protocol)) + "\n")
-        sys.stderr.flush()
+        stream = styled(sys.stderr)
+        stream.write(" " * indent + "".join(_escapes(picture, protocol)) + "\n")
+        stream.flush()
         return True
     if console.color_system != "truecolor":
         return False

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from gemma4_gguf import __version__
 from gemma4_gguf.cli import (
     ask,
     chat,
+    config,
     convert,
     demo,
     describe,
@@ -20,12 +22,29 @@ from gemma4_gguf.cli import (
     inspect,
     pull,
     quantize,
+    signals,
     transcribe,
 )
-from gemma4_gguf.cli.errors import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, report
+from gemma4_gguf.cli.errors import EXIT_PIPE, EXIT_USAGE, report
 from gemma4_gguf.cli.options import MODEL_VARIABLE
+from gemma4_gguf.cli.parser import Parser, flags
+from gemma4_gguf.cli.terminal import finish_stdout, standard_streams
 
-COMMANDS = (demo, convert, quantize, inspect, ask, chat, detect, describe, transcribe, pull, devices, doctor)
+COMMANDS = (
+    demo,
+    convert,
+    quantize,
+    inspect,
+    ask,
+    chat,
+    detect,
+    describe,
+    transcribe,
+    pull,
+    devices,
+    doctor,
+    config,
+)
 DEBUG = "GEMMA4_GGUF_DEBUG"
 
 DESCRIPTION = "Convert Gemma 4 checkpoints to GGUF and run them on this machine."
@@ -50,42 +69,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error (see `gemma4_gguf.cli.errors`).
     """
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return EXIT_USAGE
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted.\n")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`| head`). Without another stdout the interpreter complains at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        return report(error)
+    with standard_streams(), signals.unwinding() as interrupts:
+        try:
+            return _run(argv)
+        except BrokenPipeError:  # the reader has gone (`| head`)
+            finish_stdout()
+            return EXIT_PIPE
+        except (Exception, KeyboardInterrupt, signals.Terminated) as error:
+            number = interrupts.number or (signals.SIGINT if isinstance(error, KeyboardInterrupt) else 0)
+            if not number:
+                raise
+            sys.stderr.write(f"\n{signals.farewell(number)}\n")
+            finish_stdout()
+            return signals.exit_code(number)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all subcommands.
 
     Returns:
         Its namespace has `command`, None without a subcommand, and `run`.
     """
-    parser = argparse.ArgumentParser(
-        prog="gemma4-gguf",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="gemma4-gguf", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"gemma4-gguf {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for module in COMMANDS:
         module.add_parser(commands)
+    parser.subcommands = commands.choices
     return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Parses and runs; an error becomes its code, an interrupt passes through."""
+    parser = build_parser()
+    command = parser
+    try:
+        try:
+            args = parser.parse_args(argv)
+        finally:
+            sys.stdout.flush()  # --help
+        if args.command is None:
+            parser.print_help(sys.stderr)
+            return EXIT_USAGE
+        command = parser.subcommands[args.command]
+        args.flags = flags(command)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG) or signals.current.number:
+            raise
+        code = report(error, flags(command))
+        finish_stdout()
+        return code
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    from gemma4_gguf.cli.output import hint
+
+    hint("[dim]note: ", str(message))

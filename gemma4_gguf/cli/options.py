@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.cli.text_input import argument, read_file, typed
+from gemma4_gguf.errors import OptionError, SchemaError
 from gemma4_gguf.options import Device, KVType, SamplingOptions, SessionOptions
 from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, MODALITIES, Audio, Media
 
@@ -40,7 +41,6 @@ def add_command(
         name,
         help=summary,
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
@@ -88,21 +88,28 @@ def add_hub_options(parser: argparse.ArgumentParser, revision: str) -> None:
     parser.add_argument("--token", help="access token (default: HF_TOKEN, else the stored login)")
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, first: bool = True) -> None:
-    """Adds the model and how it is opened: fields of SessionOptions.
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the model as the first argument, which may be left out where `chosen_model` finds it elsewhere.
 
     Args:
         parser: of the command.
-        first: the model is the first argument; otherwise the command works on a file, which comes first, and
-            the model is an option.
     """
-    if first:
-        parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("first", nargs="?", metavar="MODEL", help=_MODEL_HELP)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the model as an option, and how it is opened: fields of SessionOptions.
+
+    Args:
+        parser: of the command.
+    """
     group = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
-    if not first:
-        model_help = f"{_MODEL_HELP} (default: the environment variable {MODEL_VARIABLE})"
-        group.add_argument("-m", "--model", metavar="MODEL", help=model_help)
+    default = f"default: the environment variable {MODEL_VARIABLE}, else that of gemma4-gguf config"
+    group.add_argument("-m", "--model", metavar="MODEL", help=f"the same as MODEL in front ({default})")
     group.add_argument("--mmproj", dest="projector", metavar="FILE", help="projector (default: beside it)")
+    group.add_argument(
+        "--no-mmproj", dest="projector", action="store_const", const=None, help="open no projector: text only"
+    )
     group.add_argument("--device", choices=get_args(Device), help="where the layers run")
     group.add_argument(
         "--gpu-layers", dest="n_gpu_layers", type=int, metavar="N", help="layers on the device"
@@ -139,7 +146,9 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
     for kind, modality in MODALITIES.items():
         text = f"a {modality.noun}; repeatable"
         group.add_argument(f"--{kind}", action="append", default=[], metavar="FILE", help=text)
-    group.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
+    group.add_argument(
+        "--system", type=argument, metavar="TEXT", help="instructions that stand before the conversation"
+    )
     add_think_option(group)
     add_image_tokens(group)
 
@@ -213,9 +222,9 @@ def read_schema(given: str | None) -> Any:
     path = Path(given)
     is_file = path.suffix in (".json", ".gbnf")
     try:
-        text = path.read_text(encoding="utf-8") if is_file else given
+        text = read_file(path) if is_file else typed(given, "--schema")
         return json.loads(text) if path.suffix == ".json" or text.lstrip().startswith("{") else text
-    except (OSError, ValueError) as error:
+    except (OptionError, ValueError, RecursionError) as error:
         place = given if is_file else "--schema"
         raise SchemaError(f"{place} cannot be read: {error}") from error
 

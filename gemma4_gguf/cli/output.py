@@ -6,17 +6,21 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from gemma4_gguf.convert.progress import ProgressCallback
+from gemma4_gguf.cli.terminal import json_text, styled, visible
+
+if TYPE_CHECKING:
+    from gemma4_gguf.convert.progress import ProgressCallback
 
 
 class ByteProgress(Protocol):
@@ -30,7 +34,12 @@ PLAIN_EVERY_S = 10.0
 
 
 class Screen(Console):
-    """A rich console that leaves a broken pipe to the caller."""
+    """A rich console that leaves a broken pipe to the caller, and spells out control characters."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Every text on its way to the terminal; escape sequences of rich's own are no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raises the BrokenPipeError again, where rich would end the process."""
@@ -48,7 +57,32 @@ def screen(stderr: bool = False) -> Screen:
     """
     stream = sys.stderr if stderr else sys.stdout
     plain = not stream.isatty()
-    return Screen(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
+    width = PLAIN_WIDTH if plain else None
+    return Screen(file=styled(stream), width=width, highlight=False, soft_wrap=plain)
+
+
+@contextmanager
+def waiting_for(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A spinner with the seconds on stderr, where that is a terminal.
+
+    Args:
+        what: is being waited for.
+        quiet: show nothing.
+
+    Yields:
+        What to call with another text.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = screen(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda what: None
+        return
+    spinner = "line" if console.options.ascii_only else "dots"
+    columns = SpinnerColumn(spinner), TextColumn("[dim]{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(escape(what))
+        yield lambda what: progress.update(task, description=escape(what))
 
 
 def hint(markup: str, text: str = "") -> None:
@@ -67,7 +101,8 @@ def print_json(value: Any) -> None:
     Args:
         value: what JSON holds; anything else is written as its str.
     """
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(json_text(text, sys.stdout.encoding) + "\n")
 
 
 def print_json_rows(rows: Sequence[Any]) -> None:
@@ -77,7 +112,7 @@ def print_json_rows(rows: Sequence[Any]) -> None:
         rows: of what JSON holds.
     """
     items = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
-    sys.stdout.write(f"[\n{items}\n]\n" if rows else "[]\n")
+    sys.stdout.write(json_text(f"[\n{items}\n]\n" if rows else "[]\n", sys.stdout.encoding))
     sys.stdout.flush()
 
 
@@ -95,7 +130,7 @@ def print_table(
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(visible(cell, one_line=True)) for cell in row))
     screen().print(table)
 
 
@@ -107,7 +142,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """
     width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
-        screen().print(Text.assemble((name.ljust(width), "dim"), value))
+        screen().print(Text.assemble((name.ljust(width), "dim"), visible(value, one_line=True)))
 
 
 def size(n_bytes: float) -> str:

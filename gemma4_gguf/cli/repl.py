@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.markup import escape
 
 from gemma4_gguf.chat import Chat
+from gemma4_gguf.cli import signals
+from gemma4_gguf.cli.errors import in_words_of_the_command
+from gemma4_gguf.cli.line_input import history, somebody_types, turns
 from gemma4_gguf.cli.options import attachments, given
 from gemma4_gguf.cli.output import hint
 from gemma4_gguf.cli.stream import show
@@ -23,10 +24,6 @@ from gemma4_gguf.session import Session
 from gemma4_gguf.truncation import OnFull
 from gemma4_gguf.types import MODALITIES, Media, Part
 
-PROMPT = "\001\033[1;36m\002› \001\033[0m\002"  # \001 and \002 keep readline from counting the colours
-MORE = "… "
-FENCE = '"""'
-_WORDS = (*MODALITIES, "think", "save", "load", "reset", "help", "exit")
 _ATTACHING = [
     f"{f'/{kind} FILE [TEXT]':<20} attach a {modality.noun}" for kind, modality in MODALITIES.items()
 ]
@@ -37,11 +34,13 @@ HELP = f"""\
 /think [on|off]      let the model think before it answers
 /save FILE           write the conversation to a file
 /load FILE           go on with one that was saved
+/retry               another answer to what was said last
+/undo                take back the last turn
 /reset               forget the conversation
 /help                this list
 /exit                leave, as does Ctrl-D
 A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines.
-Ctrl-C stops a reply."""
+A block that is pasted is one turn. Ctrl-C stops a reply."""
 
 
 class Repl:
@@ -55,6 +54,7 @@ class Repl:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
         self._sampling = given(args, SamplingOptions)
+        self._flags: Mapping[str, str] = args.flags
         self._attached: list[Part] = [*attachments(args)]
         self._commands: dict[str, Callable[[str], None]] = {
             f"/{kind}": functools.partial(self._attach, modality.type)
@@ -64,6 +64,8 @@ class Repl:
             "/think": self._think,
             "/save": self._save,
             "/load": self._load,
+            "/retry": self._retry,
+            "/undo": self._undo,
             "/reset": self._reset,
             "/help": lambda _: hint("[dim]", HELP),
         }
@@ -79,8 +81,8 @@ class Repl:
             f"[bold]{escape(session.name)}[/][dim]  ",
             f"{', '.join(senses)}  ·  {session.options.n_ctx:,} tokens  ·  /help lists the commands",
         )
-        with _history():
-            for turn in _turns():
+        with history([*self._commands, "/exit"]):
+            for turn in turns():
                 word, _, rest = turn.partition(" ")
                 if word in ("/exit", "/quit"):
                     return
@@ -93,13 +95,47 @@ class Repl:
 
     def _take(self, text: str) -> None:
         parts, self._attached = [*self._attached, text], []
+        self._answer(*parts)
+
+    def _answer(self, *parts: Part) -> bool:
+        """Shows the answer to what is said, or to the last message; False after an error."""
         try:
             chunks = self._chat.stream(*parts, image_tokens=self._args.image_tokens, **self._sampling)
             show(chunks, stats=sys.stderr.isatty())
         except KeyboardInterrupt:
+            if not somebody_types():
+                raise
+            signals.current.forget()
             hint("\n[dim]", "stopped")
         except Gemma4Error as error:
-            hint("[red]error:[/] ", str(error))
+            self._say(error)
+            return False
+        return True
+
+    def _say(self, error: Gemma4Error) -> None:
+        hint("[red]error:[/] ", in_words_of_the_command(str(error), self._flags))
+
+    def _last_turn(self) -> int | None:
+        """Where the last thing that was said stands among the messages."""
+        places = [i for i, message in enumerate(self._chat.messages) if message["role"] == "user"]
+        if not places:
+            hint("[dim]", "nothing was said yet")
+        return places[-1] if places else None
+
+    def _retry(self, _: str) -> None:
+        if (at := self._last_turn()) is not None:
+            before = list(self._chat.messages)
+            del self._chat.messages[at + 1 :]
+            if not self._answer():
+                self._chat.messages[:] = before
+
+    def _undo(self, _: str) -> None:
+        if (at := self._last_turn()) is not None:
+            del self._chat.messages[at:]
+            hint("[dim]", f"taken back; {self._n_turns()} turns are left")
+
+    def _n_turns(self) -> int:
+        return sum(message["role"] == "user" for message in self._chat.messages)
 
     def _attach(self, kind: type[Media], rest: str) -> None:
         words = _words(rest)
@@ -132,21 +168,20 @@ class Repl:
                 self._chat.save(path)
                 hint("[dim]", f"saved to {path}")
             except Gemma4Error as error:
-                hint("[red]error:[/] ", str(error))
+                self._say(error)
 
     def _load(self, rest: str) -> None:
         if path := _one_path(rest, "/load FILE"):
             try:
                 self._take_up(path)
             except Gemma4Error as error:
-                hint("[red]error:[/] ", str(error))
+                self._say(error)
 
     def _take_up(self, path: Path) -> None:
         chat = self._session.load_chat(path)
         chat.on_full = self._args.on_full or chat.on_full
         self._chat = chat
-        n_turns = sum(message["role"] == "user" for message in chat.messages)
-        hint("[dim]", f"{path}: going on after {n_turns} turns")
+        hint("[dim]", f"{path}: going on after {self._n_turns()} turns")
 
 
 def _words(rest: str) -> list[str]:
@@ -163,78 +198,3 @@ def _one_path(rest: str, usage: str) -> Path | None:
         return Path(words[0]).expanduser()
     hint("[red]error:[/] ", f"{usage} takes one file. Quote a name with spaces.")
     return None
-
-
-def _turns() -> Iterator[str]:
-    """Turns as typed: one line, or several by a trailing backslash or between fences; never empty."""
-    lines: list[str] = []
-    fenced = False
-    while True:
-        try:
-            line = _line(MORE if lines or fenced else PROMPT)
-        except EOFError:
-            break
-        except KeyboardInterrupt:
-            lines, fenced = [], False
-            hint("\n[dim]", "Ctrl-D or /exit leaves")
-            continue
-        if line.strip() == FENCE:
-            fenced = not fenced
-        elif fenced:
-            lines.append(line)
-        else:
-            lines.append(line.removesuffix("\\"))
-        if fenced or line.endswith("\\"):
-            continue
-        turn, lines = "\n".join(lines).strip(), []
-        if turn:
-            yield turn
-    if turn := "\n".join(lines).strip():
-        yield turn
-
-
-def _line(prompt: str) -> str:
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        return input(prompt)
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line.rstrip("\n")
-
-
-@contextlib.contextmanager
-def _history() -> Iterator[None]:
-    """Line editing with the turns of earlier conversations, where readline exists."""
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    path = state / "gemma4-gguf" / "history"
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(1000)
-    readline.set_completer_delims(" \t\n")
-    readline.set_completer(_complete)
-    readline.parse_and_bind("tab: complete")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            readline.write_history_file(path)
-
-
-def _complete(text: str, state: int) -> str | None:
-    """Names of commands at the start, else of files."""
-    start = Path(text).expanduser()
-    names = [f"/{word} " for word in _WORDS]
-    found = [name for name in names if name.startswith(text)] if text.startswith("/") else []
-    with contextlib.suppress(OSError):
-        folder = start if text.endswith("/") else start.parent
-        prefix = "" if text.endswith("/") else start.name
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith(prefix):
-                found.append(f"{path}/" if path.is_dir() else str(path))
-    return found[state] if state < len(found) else None

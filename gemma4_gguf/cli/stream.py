@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from gemma4_gguf.cli.options import MODEL_VARIABLE, given
-from gemma4_gguf.cli.output import byte_progress, screen
-from gemma4_gguf.errors import OptionError
+from gemma4_gguf.cli.options import given
+from gemma4_gguf.cli.output import byte_progress, screen, waiting_for
 from gemma4_gguf.files.hub import HubId, find_files, locate
 from gemma4_gguf.options import HubOptions, SessionOptions
 from gemma4_gguf.session import Session
@@ -24,10 +21,11 @@ from gemma4_gguf.types import Chunk, Reply
 
 
 @contextmanager
-def open_session(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[Session]:
-    """Open the model that the options name, downloaded first if it is on the hub.
+def open_session(model: str, args: argparse.Namespace, *, quiet: bool = False) -> Iterator[Session]:
+    """Open a model, downloaded first if it is on the hub.
 
     Args:
+        model: a path or a hub id, from `gemma4_gguf.cli.model_choice`.
         args: parsed options of `add_model_options`.
         quiet: say nothing on stderr.
 
@@ -35,20 +33,14 @@ def open_session(args: argparse.Namespace, *, quiet: bool = False) -> Iterator[S
         The session; it is closed at the end.
 
     Raises:
-        OptionError: no model is named.
         HubError: it cannot be downloaded.
     """
-    named = getattr(args, "model", None) or os.environ.get(MODEL_VARIABLE)
-    if not named:
-        raise OptionError(f"No model is named. Pass it as -m MODEL, or set {MODEL_VARIABLE}.")
-    model, projector = locate(named), getattr(args, "projector", "auto")
-    if isinstance(model, HubId):
-        with byte_progress(f"downloading {model.repo}", quiet=quiet) as show:
-            model, projector = find_files(named, projector, HubOptions(progress=show))
-    console = screen(stderr=True)
-    console.quiet = quiet or not console.is_terminal
-    with console.status(f"[dim]loading {Path(model).name}"):
-        session = Session(model, projector=projector, **given(args, SessionOptions))
+    found, projector = locate(model), getattr(args, "projector", "auto")
+    if isinstance(found, HubId):
+        with byte_progress(f"downloading {found.repo}", quiet=quiet) as progress:
+            found, projector = find_files(model, projector, HubOptions(progress=progress))
+    with waiting_for(f"loading {found.name}", quiet=quiet):
+        session = Session(found, projector=projector, **given(args, SessionOptions))
     with session:
         yield session
 
@@ -94,7 +86,7 @@ def show(chunks: Iterator[Chunk], *, quiet: bool = False, stats: bool = False) -
 
 
 def waiting(chunks: Iterator[Chunk], *, quiet: bool) -> Iterator[Chunk]:
-    """The same chunks; on a terminal a spinner turns until the first, while pictures and text are read.
+    """The same chunks; on a terminal the seconds are shown until the first, while pictures and text are read.
 
     Args:
         chunks: of a reply.
@@ -103,11 +95,7 @@ def waiting(chunks: Iterator[Chunk], *, quiet: bool) -> Iterator[Chunk]:
     Yields:
         The chunks.
     """
-    aside = screen(stderr=True)
-    if quiet or not aside.is_terminal:
-        yield from chunks
-        return
-    with aside.status("[dim]reading"):
+    with waiting_for("reading", quiet=quiet):
         first = next(chunks, None)
     if first is not None:
         yield first

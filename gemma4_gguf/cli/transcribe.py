@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.cli.options import add_command, add_model_options, add_sampling_options, given
+from gemma4_gguf.cli.options import (
+    add_command,
+    add_model_argument,
+    add_model_options,
+    add_sampling_options,
+    given,
+)
+from gemma4_gguf.cli.text_input import argument
 from gemma4_gguf.options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -28,13 +35,14 @@ itself.
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser = add_command(commands, run, "transcribe", "Write down what is said in a sound.", DESCRIPTION)
+    add_model_argument(parser)
     parser.add_argument("sound", metavar="SOUND", help="any file with sound, clips too")
     parser.add_argument("-o", "--out", metavar="FILE", help="write there; its suffix tells the format")
     parser.add_argument("--format", choices=KINDS, help="default: the suffix of FILE, or txt")
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="--format json")
-    parser.add_argument("--language", metavar="NAME", help="what is spoken: German or de")
-    parser.add_argument("--translate-to", metavar="NAME", help="write it in this language")
-    parser.add_argument("--prompt", metavar="TEXT", help="ask this of every piece")
+    parser.add_argument("--language", type=argument, metavar="NAME", help="what is spoken: German or de")
+    parser.add_argument("--translate-to", type=argument, metavar="NAME", help="write it in this language")
+    parser.add_argument("--prompt", type=argument, metavar="TEXT", help="ask this of every piece")
     parser.add_argument(
         "--piece",
         dest="max_s",
@@ -43,24 +51,26 @@ def add_parser(commands: Any) -> None:
         help=f"seconds a piece has at most (30; subtitles {CUE_S:g})",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    add_model_options(parser, first=False)
+    add_model_options(parser)
     add_sampling_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the transcript as it grows, progress on stderr."""
     from gemma4_gguf.cli.files import growing_text, time_progress
+    from gemma4_gguf.cli.model_choice import chosen_model
     from gemma4_gguf.cli.stream import open_session
     from gemma4_gguf.media.audio import sound_duration_s
     from gemma4_gguf.tasks.subtitles import format_segments
 
+    model = chosen_model(args)
     out = None if args.out is None else Path(args.out)
     kind = _kind(args.format, out)
     total_s = sound_duration_s(Path(args.sound))  # before a model is loaded for nothing
     options = given(args, SamplingOptions)
     if args.max_s or kind in ("srt", "vtt"):
         options["max_s"] = args.max_s or CUE_S
-    with open_session(args, quiet=args.quiet) as session, growing_text(out) as write:
+    with open_session(model, args, quiet=args.quiet) as session, growing_text(out) as write:
         segments = session.transcribe_segments(
             Path(args.sound),
             language=args.language,

@@ -122,6 +122,7 @@ def test_only_what_was_typed_is_handed_on() -> None:
 def test_every_option_is_a_field_or_a_part_of_the_turn(command: str) -> None:
     known = {field.name for kind in (SamplingOptions, SessionOptions) for field in fields(kind)}
     known |= {
+        "first",
         "model",
         "projector",
         "prompt",

@@ -101,7 +101,7 @@ def test_ask_with_a_schema_from_a_file(
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and "Traceback" not in err
     assert main([*command, r"a{500}", "--max-tokens", "3"]) == 13
-    assert "max_tokens" in capsys.readouterr().err
+    assert "(--max-tokens, --ctx)" in capsys.readouterr().err
 
 
 def test_chat_is_saved_and_goes_on(
