@@ -9,11 +9,12 @@ and the `per_layer_config` of newer transformers, which wins where both stand, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gemma4_gguf.convert.config_towers import (
+    MAX_LAYERS,
     AudioConfig,
     UnifiedAudioConfig,
     UnifiedVisionConfig,
@@ -23,7 +24,7 @@ from gemma4_gguf.convert.config_towers import (
     parse_unified_vision,
     parse_vision,
 )
-from gemma4_gguf.convert.json_section import Section
+from gemma4_gguf.convert.json_section import Section, short
 from gemma4_gguf.errors import ConfigError
 
 # Architecture → whether it is unified (12B), a drafter, or text only.
@@ -34,6 +35,10 @@ ARCHITECTURES: dict[str, tuple[bool, bool, bool]] = {
     "Gemma4AssistantForCausalLM": (False, True, True),
     "Gemma4UnifiedAssistantForCausalLM": (True, True, True),
 }
+
+
+SENSES = ("vision", "audio")
+MAX_EXPERTS = 512  # llama-hparams.h, LLAMA_MAX_EXPERTS
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class ModelConfig:
         vision: None without eyes.
         audio: None without ears.
         backbone: width of the model that a drafter drafts for, else None.
+        tied: the output head is the token embedding.
     """
 
     architecture: str
@@ -133,6 +139,7 @@ class ModelConfig:
     vision: VisionConfig | UnifiedVisionConfig | None
     audio: AudioConfig | UnifiedAudioConfig | None
     backbone: int | None
+    tied: bool
 
     @property
     def unified(self) -> bool:
@@ -143,12 +150,15 @@ class ModelConfig:
         return ARCHITECTURES[self.architecture][1]
 
 
-def parse_config(config: Mapping[str, Any], file: str = "config.json") -> ModelConfig:
+def parse_config(
+    config: Mapping[str, Any], file: str = "config.json", *, senses: Container[str] = SENSES
+) -> ModelConfig:
     """Turn config.json into typed values.
 
     Args:
         config: the parsed file.
         file: its name for messages.
+        senses: of SENSES; the sections of others are not looked at.
 
     Raises:
         ConfigError: a missing or impossible value, another architecture, or a model llama.cpp cannot run.
@@ -165,11 +175,13 @@ def parse_config(config: Mapping[str, Any], file: str = "config.json") -> ModelC
     vision: VisionConfig | UnifiedVisionConfig | None = None
     audio: AudioConfig | UnifiedAudioConfig | None = None
     if not text_only:
-        if root.optional("vision_config") is not None:
+        if "vision" in senses and root.optional("vision_config") is not None:
             vision = (parse_unified_vision if unified else parse_vision)(root.section("vision_config"))
-        if root.optional("audio_config") is not None:
+        if "audio" in senses and root.optional("audio_config") is not None:
             audio = (parse_unified_audio if unified else parse_audio)(root.section("audio_config"))
-    return ModelConfig(architecture, text, vision, audio, backbone)
+    tying = root if "tie_word_embeddings" in root else section
+    tied = tying.optional("tie_word_embeddings") is None or tying.flag("tie_word_embeddings")
+    return ModelConfig(architecture, text, vision, audio, backbone, tied)
 
 
 def _architecture(root: Section) -> str:
@@ -177,7 +189,7 @@ def _architecture(root: Section) -> str:
     name = names[0] if isinstance(names, list) and names else names
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ConfigError(
-            f"{root.file} is for {name!r}. Only Gemma 4 is converted: {', '.join(ARCHITECTURES)}."
+            f"{root.file} is for {short(name)}. Only Gemma 4 is converted: {', '.join(ARCHITECTURES)}."
         )
     return name
 
@@ -188,7 +200,7 @@ def _architecture(root: Section) -> str:
 def _text(section: Section, unified: bool, assistant: bool) -> TextConfig:
     section.fixed("hidden_activation", "gelu_pytorch_tanh")
     section.fixed("attention_bias", False)
-    n_layers = section.integer("num_hidden_layers")
+    n_layers = section.integer("num_hidden_layers", maximum=MAX_LAYERS)
     sliding = _layer_types(section, n_layers)
     k_is_v = section.flag("attention_k_eq_v")
     kv_heads, dims = _layer_sizes(section, sliding, k_is_v)
@@ -242,7 +254,11 @@ def _assistant_shared(section: Section, n_layers: int) -> int:
 def _layer_types(section: Section, n_layers: int) -> tuple[bool, ...]:
     types = section.value("layer_types")
     known = {"sliding_attention": True, "full_attention": False}
-    if not isinstance(types, list) or len(types) != n_layers or not set(types) <= set(known):
+    if (
+        not isinstance(types, list)
+        or len(types) != n_layers
+        or not all(isinstance(kind, str) and kind in known for kind in types)
+    ):
         raise section.error("layer_types", f"{n_layers} times sliding_attention or full_attention")
     sliding = tuple(known[kind] for kind in types)
     if sliding[-1] or not any(sliding):
@@ -286,7 +302,7 @@ def _overrides(section: Section, sliding: tuple[bool, ...], k_is_v: bool) -> lis
         return [{} if slides else dict(full) for slides in sliding]
     layers = section.section("per_layer_config")
     for key in layers.values:
-        if not key.isdecimal() or int(key) >= n_layers:
+        if not key.isdecimal() or len(key) > 9 or int(key) >= n_layers:
             raise ConfigError(f"{layers.where(key)}: expected layer numbers below {n_layers}.")
         layer = layers.section(key)
         for name in layer.values:
@@ -303,7 +319,7 @@ def _experts(section: Section, unified: bool) -> ExpertsConfig | None:
     if not section.flag("enable_moe_block"):
         return None
     experts = ExpertsConfig(
-        count=section.integer("num_experts"),
+        count=section.integer("num_experts", maximum=MAX_EXPERTS),
         used=section.integer("top_k_experts"),
         intermediate=section.integer("moe_intermediate_size"),
     )
@@ -329,7 +345,10 @@ def _check_text(section: Section, text: TextConfig, assistant: bool) -> None:
         raise section.error("rope_parameters.full_attention.partial_rotary_factor", "a number in (0, 1]")
     if text.ple and text.ple_vocab != text.vocab:
         raise section.error(
-            "vocab_size_per_layer_input", f"vocab_size ({text.vocab}); llama.cpp has one for both"
+            "vocab_size_per_layer_input",
+            f"vocab_size ({text.vocab}), since llama.cpp has one for both. The token embedding was resized "
+            "and the table of per-layer embeddings (embed_tokens_per_layer) was not: resize it as well, or "
+            "go back to the model's own vocabulary",
         )
     if assistant:
         if text.ple or text.experts or text.double_wide:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 from gemma4_gguf.convert.json_section import Section
 
+# What llama.cpp has room for (llama-hparams.h, LLAMA_MAX_LAYERS).
+MAX_LAYERS = 512
+_MAX_PATCH = 256  # pixels; published towers have 16
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -72,13 +76,13 @@ def parse_vision(section: Section) -> VisionConfig:
     if section.optional("rope_parameters") is not None:
         section.section("rope_parameters").fixed("rope_theta", 100.0)
     vision = VisionConfig(
-        n_layers=section.integer("num_hidden_layers"),
+        n_layers=section.integer("num_hidden_layers", maximum=MAX_LAYERS),
         hidden=section.integer("hidden_size"),
         intermediate=section.integer("intermediate_size"),
         n_heads=section.integer("num_attention_heads"),
         head_dim=section.integer("head_dim"),
-        patch=section.integer("patch_size"),
-        pooling=section.integer("pooling_kernel_size"),
+        patch=section.integer("patch_size", maximum=_MAX_PATCH),
+        pooling=section.integer("pooling_kernel_size", maximum=_MAX_PATCH),
         positions=section.integer("position_embedding_size"),
         rms_eps=section.number("rms_norm_eps"),
         clipped=section.flag("use_clipped_linears"),
@@ -108,11 +112,11 @@ def parse_audio(section: Section) -> AudioConfig:
     if (
         not isinstance(channels, list)
         or len(channels) != 2
-        or not all(type(n) is int and n > 0 for n in channels)
+        or not all(type(n) is int and 0 < n < 2**31 for n in channels)
     ):
         raise section.error("subsampling_conv_channels", "two channel counts")
     audio = AudioConfig(
-        n_layers=section.integer("num_hidden_layers"),
+        n_layers=section.integer("num_hidden_layers", maximum=MAX_LAYERS),
         hidden=section.integer("hidden_size"),
         n_heads=section.integer("num_attention_heads"),
         # transformers has no such key and fixes 128 in its feature extractor.
@@ -131,8 +135,8 @@ def parse_audio(section: Section) -> AudioConfig:
 def parse_unified_vision(section: Section) -> UnifiedVisionConfig:
     vision = UnifiedVisionConfig(
         hidden=section.integer("mm_embed_dim"),
-        patch=section.integer("patch_size"),
-        pooling=section.integer("pooling_kernel_size"),
+        patch=section.integer("patch_size", maximum=_MAX_PATCH),
+        pooling=section.integer("pooling_kernel_size", maximum=_MAX_PATCH),
         positions=section.integer("mm_posemb_size"),
         rms_eps=section.number("rms_norm_eps"),
     )

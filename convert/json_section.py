@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 from gemma4_gguf.errors import ConfigError
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 100
+_repr.maxlist = _repr.maxdict = 8
+_FLOAT32 = (2.0**-126, (2.0 - 2.0**-23) * 2.0**127)  # smallest normal number, and the largest
+
+
+def short(value: Any) -> str:
+    """A value of a JSON file as Python writes it, cut to a line.
+
+    Args:
+        value: as parsed, of any depth and length.
+    """
+    return _repr.repr(value)
+
+
+def shown(value: Any) -> str:
+    """A value of a JSON file for a message: names as they are, everything else as `short` does.
+
+    Args:
+        value: as parsed, of any depth and length.
+    """
+    if isinstance(value, str) and value.isprintable() and len(value) <= 200:
+        return value
+    return short(value)
 
 
 class Section:
@@ -31,7 +57,7 @@ class Section:
 
     def error(self, key: str, expected: str) -> ConfigError:
         """What to raise for a value that is there but cannot be used."""
-        found = f" is {self.values[key]!r}" if key in self.values else ""
+        found = f" is {short(self.values[key])}" if key in self.values else ""
         return ConfigError(f"{self.where(key)}{found}; expected {expected}.")
 
     def value(self, key: str) -> Any:
@@ -57,11 +83,12 @@ class Section:
             raise self.error(key, "an object")
         return Section(value, self.file, f"{self._path}.{key}" if self._path else key)
 
-    def integer(self, key: str, *, minimum: int = 1) -> int:
-        """An integer of at least `minimum`."""
+    def integer(self, key: str, *, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+        """An integer from `minimum` to `maximum`."""
         value = self.value(key)
-        if type(value) is not int or not minimum <= value < 2**31:
-            raise self.error(key, f"an integer from {minimum} up")
+        if type(value) is not int or not minimum <= value <= maximum:
+            up_to = "up" if maximum == 2**31 - 1 else f"to {maximum}"
+            raise self.error(key, f"an integer from {minimum} {up_to}")
         return value
 
     def count(self, key: str) -> int:
@@ -73,11 +100,11 @@ class Section:
     @overload
     def number(self, key: str, *, null: Literal[True]) -> float | None: ...
     def number(self, key: str, *, null: bool = False) -> float | None:
-        """A positive number; with `null`, None stands for no number."""
+        """A positive number that float32 can hold; with `null`, None stands for no number."""
         value = self.value(key)
         if value is None and null:
             return None
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
+        if type(value) not in (int, float) or not _FLOAT32[0] <= value <= _FLOAT32[1]:
             raise self.error(key, "a positive number")
         return float(value)
 

@@ -1,20 +1,14 @@
 """GGUF metadata: all of it but the tokenizer's, in llama.cpp's words and order.
 
-Name, version and licence are guessed as llama.cpp does (gguf.Metadata). Two keys are ours, under
+Two keys are ours, under
 general.gemma4: whether image tokens see each other, which llama.cpp infers from the width, and all token
 ids that end a reply.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from gguf import Metadata
-from gguf.metadata import yaml  # what it reads model cards with, and whose errors it lets through
-from gguf.utility import size_label
 
 from gemma4_gguf.convert.checkpoint import Checkpoint
 from gemma4_gguf.convert.config import ModelConfig
@@ -24,11 +18,11 @@ from gemma4_gguf.convert.config_towers import (
     UnifiedVisionConfig,
     VisionConfig,
 )
+from gemma4_gguf.convert.json_section import short
+from gemma4_gguf.convert.model_card import authorship
 from gemma4_gguf.convert.tensor_specs import MappedTensor
 from gemma4_gguf.errors import CheckpointError, ConfigError
 from gemma4_gguf.files.gguf_header import Field
-
-log = logging.getLogger(__name__)
 
 IMAGE_ATTENTION = "general.gemma4.image_attention"
 EOS_TOKEN_IDS = "general.gemma4.eos_token_ids"
@@ -48,30 +42,8 @@ _SAMPLING = (
     ("mirostat_tau", ("mirostat_tau",), "FLOAT32"),
     ("mirostat_eta", ("mirostat_eta",), "FLOAT32"),
 )
-# Attributes of gguf.Metadata that are texts → key below general.
-_TEXTS = {
-    "name": "name",
-    "author": "author",
-    "version": "version",
-    "organization": "organization",
-    "finetune": "finetune",
-    "basename": "basename",
-    "description": "description",
-    "quantized_by": "quantized_by",
-    "size_label": "size_label",
-    "license": "license",
-    "license_name": "license.name",
-    "license_link": "license.link",
-    "url": "url",
-    "doi": "doi",
-    "uuid": "uuid",
-    "repo_url": "repo_url",
-    "source_url": "source.url",
-    "source_doi": "source.doi",
-    "source_uuid": "source.uuid",
-    "source_repo_url": "source.repo_url",
-}
-_ORIGIN = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
+_MAX_NAME = 200  # characters; file systems take 255 bytes, and type, ending and marks come on top
+_DEVICES = {"CON", "PRN", "AUX", "NUL"} | {f"{port}{n}" for port in ("COM", "LPT") for n in range(10)}
 # llama.cpp's readers of images and sounds are told a size they never use.
 _UNUSED_IMAGE_SIZE = 224
 _MEL_BINS = 128
@@ -95,12 +67,13 @@ def general_fields(
     fields = [Field("general.architecture", architecture, "STRING"), Field("general.type", kind, "STRING")]
     generation = checkpoint.json("generation_config.json") or {}
     fields += _sampling(generation, checkpoint)
-    fields += _authorship(_describe(checkpoint, tensors))
+    fields += authorship(checkpoint, tensors)
     if not projector:
         fields.append(Field(IMAGE_ATTENTION, config.text.image_attention, "STRING"))
         ends = generation.get("eos_token_id")
-        ends = [ends] if type(ends) is int else ends
-        if isinstance(ends, list) and ends and all(type(end) is int for end in ends):
+        ends = ends if isinstance(ends, list) else [ends]
+        ends = [end for end in ends if type(end) is int and 0 <= end < config.text.vocab]
+        if ends:
             fields.append(Field(EOS_TOKEN_IDS, ends, "ARRAY", "INT32"))
     return fields
 
@@ -108,11 +81,15 @@ def general_fields(
 def file_name(checkpoint: Checkpoint) -> str:
     """What the files are called after: the last part of the checkpoint's name, in plain ASCII.
 
-    Some apps cannot open a projector under any other name.
+    Some apps cannot open a projector under any other name, and a name that starts with "-" is an option to
+    most commands. Windows keeps some names for devices, whatever follows their first dot.
     """
-    last = Path(checkpoint.name).name
+    last = checkpoint.name.rstrip("/").rpartition("/")[2]
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-+") else "-" for c in last)
-    return plain.strip("-.") or "gemma-4"
+    plain = plain.strip("-.")[:_MAX_NAME].rstrip("-.")
+    if plain.partition(".")[0].upper() in _DEVICES:
+        plain = plain.replace(".", "-", 1)
+    return plain or "gemma-4"
 
 
 def text_fields(config: ModelConfig) -> list[Field]:
@@ -165,9 +142,12 @@ def suppressed_fields(checkpoint: Checkpoint, config: ModelConfig) -> list[Field
     tokens = (checkpoint.json("generation_config.json") or {}).get("suppress_tokens")
     if tokens is None:
         return []
-    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+    sound = isinstance(tokens, list) and all(
+        type(token) is int and 0 <= token < config.text.vocab for token in tokens
+    )
+    if not sound:
         raise ConfigError(
-            f"generation_config.json: suppress_tokens is {tokens!r}; expected a list of token ids."
+            f"generation_config.json: suppress_tokens is {short(tokens)}; expected a list of token ids."
         )
     return [Field("tokenizer.ggml.suppress_tokens", tokens, "ARRAY", "INT32")] if tokens else []
 
@@ -208,68 +188,24 @@ def _per_layer(one: int, differs: bool, layers: Iterable[int]) -> tuple[int | li
 
 
 def _sampling(generation: Mapping[str, Any], checkpoint: Checkpoint) -> Iterator[Field]:
-    casts = {"STRING": str, "INT32": int, "FLOAT32": float}
     for key, names, kind in _SAMPLING:
         value = next((generation[name] for name in names if generation.get(name) is not None), None)
         if value is None:
             continue
-        try:
-            yield Field(f"general.sampling.{key}", casts[kind](value), kind)
-        except (TypeError, ValueError) as error:
-            where = checkpoint.directory / "generation_config.json"
-            raise ConfigError(f"{where}: {names[0]} is {value!r}; expected a number.") from error
-
-
-def _describe(checkpoint: Checkpoint, tensors: Sequence[MappedTensor]) -> Metadata:
-    card: dict[str, Any] | None = None
-    try:
-        card = Metadata.load_model_card(checkpoint.directory)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        log.warning("The model card is left out: its front matter cannot be read (%s).", error)
-    total, shared, expert, count = _parameters(tensors)
-    settings = dict(checkpoint.config)
-    if "/" in checkpoint.name:
-        settings["_name_or_path"] = checkpoint.name
-    name = Path(checkpoint.name).name
-    # Only the last part of the path is read.
-    metadata = Metadata.apply_metadata_heuristic(Metadata(), card, settings, Path(name), total)
-    metadata.name = metadata.name or name
-    metadata.size_label = metadata.size_label or size_label(total, shared, expert, count)
-    return metadata
-
-
-def _parameters(tensors: Sequence[MappedTensor]) -> tuple[int, int, int, int]:
-    """All parameters, those outside of the experts, those of one expert, and how many experts there are."""
-    shared = expert = counted = stacks = 0
-    for tensor in tensors:
-        if "_exps." in tensor.name and len(tensor.shape) >= 3:
-            expert += tensor.n_elements // tensor.shape[-3]
-            counted += tensor.shape[-3]
-            stacks += 1
+        if kind == "STRING" and isinstance(value, str):
+            yield Field(f"general.sampling.{key}", value, kind)
+        elif kind != "STRING" and type(value) in (int, float) and -(2**31) <= value < 2**31:
+            number = float(value) if kind == "FLOAT32" else int(value)
+            if number != value:
+                raise _no_number(checkpoint, names[0], value, "a whole number")
+            yield Field(f"general.sampling.{key}", number, kind)
         else:
-            shared += tensor.n_elements
-    total = sum(tensor.n_elements for tensor in tensors)
-    return total, shared, expert, counted // stacks if stacks else 0
+            raise _no_number(checkpoint, names[0], value, "a text" if kind == "STRING" else "a number")
 
 
-def _authorship(metadata: Metadata) -> Iterator[Field]:
-    for attribute, key in _TEXTS.items():
-        value = getattr(metadata, attribute)
-        if value is not None:
-            value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            yield Field(f"general.{key}", value, "STRING")
-    for attribute, key in (("base_models", "base_model"), ("datasets", "dataset")):
-        origins = getattr(metadata, attribute)
-        if origins is None:
-            continue
-        yield Field(f"general.{key}.count", len(origins), "UINT32")
-        for index, origin in enumerate(origins):
-            for word in _ORIGIN:
-                if word in origin:
-                    yield Field(f"general.{key}.{index}.{word}", str(origin[word]), "STRING")
-    for key in ("tags", "languages"):
-        if getattr(metadata, key):
-            yield Field(f"general.{key}", list(map(str, getattr(metadata, key))), "ARRAY", "STRING")
+def _no_number(checkpoint: Checkpoint, key: str, value: Any, expected: str) -> ConfigError:
+    where = checkpoint.directory / "generation_config.json"
+    return ConfigError(f"{where}: {key} is {short(value)}; expected {expected}.")
 
 
 def _processor(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -284,7 +220,11 @@ def _processor(checkpoint: Checkpoint) -> dict[str, Any]:
         merged |= settings | (nested if isinstance(nested, dict) else {})
     for key in ("image_mean", "image_std"):
         value = merged.get(key)
-        if not isinstance(value, list) or len(value) != 3:
+        if (
+            not isinstance(value, list)
+            or len(value) != 3
+            or not all(type(number) in (int, float) and abs(number) < 1e6 for number in value)
+        ):
             raise CheckpointError(
                 f"{checkpoint.directory}: processor_config.json does not give {key} as three numbers. "
                 "Copy the file from the model that this one was made from."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4_gguf.convert.checkpoint import open_checkpoint
 from gemma4_gguf.convert.ggml_encoder import is_quantized
-from gemma4_gguf.convert.plan import plan_model, plan_projector
+from gemma4_gguf.convert.plan import plan_model, plan_projector, stored_senses
 from gemma4_gguf.convert.progress import ProgressCallback
 from gemma4_gguf.convert.quant_rules import (
     TensorType,
@@ -23,6 +24,8 @@ from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
 from gemma4_gguf.files.quant_types import QUANT_TYPES, QuantType, quant_type
 
+log = logging.getLogger(__name__)
+
 # The quantizer starts from a file of this type: weights of any other pass through it.
 _STAGE = QUANT_TYPES["BF16"]
 
@@ -34,10 +37,12 @@ class ConvertedFiles:
     Args:
         model: the model.
         projector: what makes it see and hear; None for a text-only checkpoint, or if none was asked for.
+        notes: what was left out, or does not fit together; sentences, each logged as a warning as well.
     """
 
     model: Path
     projector: Path | None
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Path]:
         return iter([self.model] if self.projector is None else [self.model, self.projector])
@@ -64,7 +69,8 @@ def convert_checkpoint(
         quant: type of the model: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_0, Q4_K_M, Q4_K_S, Q4_0,
             IQ4_NL, IQ4_XS, Q3_K_M, Q3_K_S, Q2_K, or the mix Q4_COMPACT for little memory.
         projector_type: type of the projector: F32, F16, BF16 or Q8_0; None writes none.
-        name: what to call the model, such as its hub id; None takes the directory's name.
+        name: what to call the model, such as its hub id; the files are called after its last part. None takes
+            the hub id of a directory of the hub's cache, else the name of the directory or of the link to it.
         force: replace existing files.
         threads: encoding threads, at least 1; None takes the usable cores.
         progress: called after each slice, in the calling thread. An exception it raises ends the run.
@@ -74,7 +80,8 @@ def convert_checkpoint(
 
     Raises:
         QuantTypeError: a type is unknown.
-        CheckpointError: the source cannot be converted; ConfigError and TensorError say where.
+        CheckpointError: the source cannot be converted, or changed meanwhile; ConfigError and TensorError say
+            where.
         OutputError: a file exists, the disk has no room, the place cannot be written.
     """
     model_type = quant_type(quant)
@@ -89,8 +96,12 @@ def convert_checkpoint(
     if eyes is not None and eyes_type is not None:
         projector = out_dir / f"mmproj-{eyes.name}-{eyes_type.name}.gguf"
         files.append(output_file(eyes, projector, eyes_type))
-    write_files(files, force=force, threads=threads, progress=progress)
-    return ConvertedFiles(model, projector)
+    notes = (*checkpoint.notes, *plan.notes, *(() if eyes_type is None else stored_senses(checkpoint)[1]))
+    for note in notes:
+        log.warning("%s", note)
+    unchanged = checkpoint.files.check_unchanged
+    write_files(files, force=force, threads=threads, progress=progress, before_publishing=unchanged)
+    return ConvertedFiles(model, projector, notes)
 
 
 def output_file(plan: FilePlan, path: Path, quant: QuantType) -> OutputFile:

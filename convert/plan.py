@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from gemma4_gguf.convert.checkpoint import CONFIG, Checkpoint, first_names
-from gemma4_gguf.convert.config import ModelConfig, parse_config
+from gemma4_gguf.convert.checkpoint import CONFIG, Checkpoint
+from gemma4_gguf.convert.config import SENSES, ModelConfig, parse_config
 from gemma4_gguf.convert.metadata import (
     file_name,
     general_fields,
@@ -18,13 +18,16 @@ from gemma4_gguf.convert.metadata import (
     text_fields,
 )
 from gemma4_gguf.convert.safetensors import SourceTensor
+from gemma4_gguf.convert.template_files import chat_templates
 from gemma4_gguf.convert.tensor_names import by_canonical_name
-from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor, Spec
+from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor, Spec, to_float32
 from gemma4_gguf.convert.tensors_audio import audio_specs
-from gemma4_gguf.convert.tensors_text import rope_factors, text_specs
+from gemma4_gguf.convert.tensors_text import check_tables, rope_factors, text_specs
 from gemma4_gguf.convert.tensors_vision import vision_specs
-from gemma4_gguf.convert.tokenizer import chat_template, read_vocabulary, vocabulary_fields
+from gemma4_gguf.convert.tokenizer import read_vocabulary, vocabulary_fields
+from gemma4_gguf.convert.weight_files import first_names
 from gemma4_gguf.errors import TensorError
+from gemma4_gguf.files.chat_template import foreign_template
 
 log = logging.getLogger(__name__)
 
@@ -34,34 +37,63 @@ _COMPUTED = re.compile(r"\.rotary_emb\.(\w+_)?inv_freq$")
 # Left out of a drafter's file, which llama.cpp gives no room: the ordered head it does not use, and caches
 # that the drafter takes from its target.
 _DRAFTER_EXTRAS = re.compile(r"^masked_embedding\.|^text\.layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.")
+# What trainers store beside the model: optimizer states, averages of weights, heads that judge.
+_TRAINING = re.compile(
+    r"^(text\.)?(optimizer|optim|scheduler|ema(_model)?|v_head|value_head)\.|\.(exp_avg(_sq)?|momentum_buffer)$"
+)
+# Canonical prefixes of the projector's tensors.
+_SENSES = {
+    "vision": ("vision.", "vision_embedder.", "embed_vision."),
+    "audio": ("audio.", "embed_audio."),
+}
+_HEAD, _TABLE = "lm_head.weight", "text.embed_tokens.weight"
+_LAYER = re.compile(r"^text\.layers\.(\d+)\.")
+
+Tensors = Mapping[str, SourceTensor]
 
 
 def plan_model(checkpoint: Checkpoint) -> FilePlan:
     """Plan the model file.
 
     Args:
-        checkpoint: of any member, or of a drafter.
+        checkpoint: of any member, or of a drafter. Its vision and audio parts may be missing.
 
     Returns:
-        Metadata and tensors, rotary factors first, the others in the checkpoint's order. Nothing has been
-        read yet but headers and JSON files.
+        Metadata and tensors, rotary factors first, the others in the checkpoint's order. Of the weights only
+        a stored output head has been read, to compare it with the embedding.
 
     Raises:
         ConfigError: config.json describes something that cannot be converted.
         TensorError: a tensor is unknown, missing, named twice, or of another shape or type than expected.
         CheckpointError: the tokenizer or another file beside the weights is unusable.
     """
-    config = parse_config(checkpoint.config, str(checkpoint.directory / CONFIG))
-    mapped, _, unused = _map(checkpoint, config)
-    tensors = [rope_factors(config), *mapped]
+    config = parse_config(checkpoint.config, str(checkpoint.directory / CONFIG), senses=())
+    available = {
+        name: tensor
+        for name, tensor in by_canonical_name(checkpoint.tensors).items()
+        if not name.startswith(_prefixes())
+    }
+    check_tables(available, config)
+    head = _head_note(available, config)
+    unused = {name for name in available if _left_out(name, config, available)}
+    trained = [available[name].name for name in unused if _TRAINING.search(name)]
+    tensors = _map(checkpoint, config, text_specs(config, available), available, unused)
+    tensors.insert(0, rope_factors(config))
     vocabulary = read_vocabulary(checkpoint, config.text.vocab)
+    templates = chat_templates(checkpoint, config)
     fields = [
         *general_fields(checkpoint, config, tensors, projector=False),
         *text_fields(config),
         *suppressed_fields(checkpoint, config),
-        *vocabulary_fields(vocabulary, chat_template(checkpoint, config)),
+        *vocabulary_fields(vocabulary, templates),
     ]
-    return FilePlan("model", file_name(checkpoint), tuple(fields), tuple(tensors), unused)
+    notes = [head, *vocabulary.notes, foreign_template(templates.get("default"))]
+    if trained:
+        notes.append(f"Left out, since training alone needs it: {first_names(trained)}.")
+    left_out = tuple(available[name].name for name in available if name in unused)
+    return FilePlan(
+        "model", file_name(checkpoint), tuple(fields), tuple(tensors), left_out, tuple(filter(None, notes))
+    )
 
 
 def plan_projector(checkpoint: Checkpoint) -> FilePlan | None:
@@ -76,10 +108,20 @@ def plan_projector(checkpoint: Checkpoint) -> FilePlan | None:
     Raises:
         ConfigError, TensorError, CheckpointError: as plan_model.
     """
-    config = parse_config(checkpoint.config, str(checkpoint.directory / CONFIG))
+    senses, _ = stored_senses(checkpoint)
+    config = parse_config(checkpoint.config, str(checkpoint.directory / CONFIG), senses=senses)
     if config.vision is None and config.audio is None:
         return None
-    _, tensors, _ = _map(checkpoint, config)
+    available = {
+        name: tensor
+        for name, tensor in by_canonical_name(checkpoint.tensors).items()
+        if name.startswith(_prefixes(senses))
+    }
+    width = config.text.hidden
+    specs = [*vision_specs(config.vision, width)] if config.vision else []
+    specs += audio_specs(config.audio, width) if config.audio else []
+    unused = {name for name in available if _COMPUTED.search(name)}
+    tensors = _map(checkpoint, config, specs, available, unused)
     fields = [
         *general_fields(checkpoint, config, tensors, projector=True),
         *projector_fields(checkpoint, config),
@@ -87,57 +129,107 @@ def plan_projector(checkpoint: Checkpoint) -> FilePlan | None:
     return FilePlan("projector", file_name(checkpoint), tuple(fields), tuple(tensors))
 
 
+def stored_senses(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which senses a projector can be made of: those that are both described and stored.
+
+    Args:
+        checkpoint: of any member.
+
+    Returns:
+        Of "vision" and "audio"; and notes on what is only described, or only stored.
+    """
+    names = by_canonical_name(checkpoint.tensors)
+    both, notes = [], []
+    for sense in SENSES:
+        stored = any(name.startswith(_SENSES[sense]) for name in names)
+        described = checkpoint.config.get(f"{sense}_config") is not None
+        if stored and described:
+            both.append(sense)
+        elif described:
+            notes.append(
+                f"config.json describes {sense}, but no weights of it are stored: the projector goes without."
+            )
+        elif stored:
+            notes.append(f"Weights of {sense} are stored, but config.json does not describe it: left out.")
+    return tuple(both), tuple(notes)
+
+
+def _prefixes(senses: Iterable[str] = SENSES) -> tuple[str, ...]:
+    return tuple(prefix for sense in senses for prefix in _SENSES[sense])
+
+
 def _map(
-    checkpoint: Checkpoint, config: ModelConfig
-) -> tuple[list[MappedTensor], list[MappedTensor], tuple[str, ...]]:
-    """Tensors of the model file, tensors of the projector, and stored names that neither needs."""
-    available = by_canonical_name(checkpoint.tensors)
-    width = config.text.hidden
-    model = list(text_specs(config, available))
-    projector = [*vision_specs(config.vision, width)] if config.vision else []
-    projector += audio_specs(config.audio, width) if config.audio else []
-    unused = {name for name in available if _left_out(name, config, available)}
-    used = unused.union(*(spec.sources for spec in (*model, *projector)))
-    unknown = [tensor.name for name, tensor in available.items() if name not in used]
+    checkpoint: Checkpoint, config: ModelConfig, specs: Iterable[Spec], available: Tensors, unused: set[str]
+) -> list[MappedTensor]:
+    """The tensors of a file; every stored one is used, known to be superfluous, or an error."""
+    specs = list(specs)
+    available = {name: tensor for name, tensor in available.items() if name not in unused}
+    used = {name for spec in specs for name in spec.sources}
+    unknown = [name for name in available if name not in used]
     missing = [
-        _published(name)
-        for spec in (*model, *projector)
+        name
+        for spec in specs
         if spec.required or any(name in available for name in spec.sources)
         for name in spec.sources
         if name not in available
     ]
     if unknown or missing:
-        raise TensorError(_complaint(checkpoint, unknown, missing))
+        raise TensorError(_complaint(checkpoint, config, available, unknown, missing))
     if unused:
         log.info("%d tensors are not needed: %s", len(unused), ", ".join(sorted(unused)))
-    return (
-        _in_stored_order(model, available),
-        _in_stored_order(projector, available),
-        tuple(available[name].name for name in available if name in unused),
-    )
+    return _in_stored_order(specs, available)
 
 
-def _left_out(name: str, config: ModelConfig, available: Mapping[str, SourceTensor]) -> bool:
-    if _COMPUTED.search(name):
+def _left_out(name: str, config: ModelConfig, available: Tensors) -> bool:
+    if _COMPUTED.search(name) or _TRAINING.search(name):
         return True
-    if not config.assistant:
-        return False
-    if name == "lm_head.weight":
-        table = available.get("text.embed_tokens.weight")
-        return table is not None and _same(available[name], table)
-    return _DRAFTER_EXTRAS.search(name) is not None
+    if name == _HEAD:
+        return _TABLE in available and _same(available[name], available[_TABLE])
+    return config.assistant and _DRAFTER_EXTRAS.search(name) is not None
+
+
+def _head_note(available: Tensors, config: ModelConfig) -> str | None:
+    """What config.json says about the output head, against what is stored.
+
+    Raises:
+        TensorError: a head of its own is stored where config.json ties it to the embedding.
+    """
+    if config.assistant or _TABLE not in available:
+        return None
+    if _HEAD not in available:
+        return (
+            None
+            if config.tied
+            else (
+                "config.json says that the output head is not tied to the embedding, but none is stored: the "
+                "embedding is used."
+            )
+        )
+    head, table = available[_HEAD], available[_TABLE]
+    if config.tied and head.shape == table.shape and not _same(head, table):
+        raise TensorError(
+            f"{head.name} differs from {table.name}, and config.json ties them (tie_word_embeddings), so "
+            "transformers would not use it. Set tie_word_embeddings to false to use it, or remove the tensor."
+        )
+    return None
 
 
 def _same(one: SourceTensor, other: SourceTensor) -> bool:
-    """Whether two tensors hold the same bits."""
-    if one.shape != other.shape or one.dtype != other.dtype:
+    """Whether two tensors hold the same numbers, maybe in different types."""
+    if one.shape != other.shape:
         return False
-    starts = range(0, one.n_rows, _COMPARE_ROWS)
-    spans = [(start, min(start + _COMPARE_ROWS, one.n_rows)) for start in starts]
-    return all(np.array_equal(one.read(*span), other.read(*span)) for span in spans)
+
+    def rows(tensor: SourceTensor, start: int) -> np.ndarray:
+        values = tensor.read(start, min(start + _COMPARE_ROWS, tensor.n_rows))
+        return values if one.dtype == other.dtype else to_float32(values, tensor.raw_type)
+
+    return all(
+        rows(one, start).tobytes() == rows(other, start).tobytes()
+        for start in range(0, one.n_rows, _COMPARE_ROWS)
+    )
 
 
-def _in_stored_order(specs: Iterable[Spec], available: Mapping[str, SourceTensor]) -> list[MappedTensor]:
+def _in_stored_order(specs: Iterable[Spec], available: Tensors) -> list[MappedTensor]:
     """llama.cpp's converter writes tensors as it meets them."""
     place = {name: index for index, name in enumerate(available)}
     present = [spec for spec in specs if spec.sources[0] in available]
@@ -145,14 +237,21 @@ def _in_stored_order(specs: Iterable[Spec], available: Mapping[str, SourceTensor
     return [spec.map([available[name] for name in spec.sources]) for spec in present]
 
 
-def _complaint(checkpoint: Checkpoint, unknown: list[str], missing: list[str]) -> str:
-    parts = []
+def _complaint(
+    checkpoint: Checkpoint, config: ModelConfig, available: Tensors, unknown: list[str], missing: list[str]
+) -> str:
+    found = []
+    layers = {int(match[1][:9]) for name in available if (match := _LAYER.match(name))}
+    if layers and max(layers) + 1 != config.text.n_layers:
+        found.append(f"config.json says {config.text.n_layers} layers, the weights have {max(layers) + 1}")
     if unknown:
-        parts.append(f"{len(unknown)} tensors are unknown: {first_names(unknown, 5)}")
+        stored = [available[name].name for name in unknown]
+        found.append(f"{len(unknown)} tensors are unknown: {first_names(stored, 5)}")
     if missing:
-        parts.append(f"{len(missing)} tensors are missing: {first_names(missing, 5)}")
+        names = [_published(name) for name in missing]
+        found.append(f"{len(missing)} tensors are missing: {first_names(names, 5)}")
     return (
-        f"{checkpoint.directory}: {'; '.join(parts)}. Weights and config.json do not belong together, "
+        f"{checkpoint.directory}: {'; '.join(found)}. Weights and config.json do not belong together, "
         "or the checkpoint was saved incompletely. Save it again with save_pretrained."
     )
 

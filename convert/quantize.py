@@ -5,6 +5,7 @@ Where the quantizer would abort (it cannot handle the convolutions of an audio t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from gemma4_gguf.convert.quant_rules import (
     recipe_fields,
 )
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
-from gemma4_gguf.errors import OutputError, QuantTypeError
+from gemma4_gguf.errors import GGUFError, OutputError, QuantTypeError
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
 from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
 from gemma4_gguf.files.quant_types import RECIPE_KEY, QuantType, name_with, quant_type
+from gemma4_gguf.files.source_files import SourceFiles
 
 _DROPPED = ("general.file_type", "general.quantization_version", "general.alignment", RECIPE_KEY)
 
@@ -50,18 +52,27 @@ def quantize_file(
         The file written.
 
     Raises:
-        GGUFError: the source is damaged or no Gemma 4.
+        GGUFError: the source is damaged or no Gemma 4, or changed meanwhile.
         QuantTypeError: the type is unknown, or the source is quantized too far already.
         OutputError: the file exists, the disk has no room, the place cannot be written.
         TensorError: a weight is not a number.
     """
     kind = quant_type(quant)
+    sources = SourceFiles(GGUFError)
+    with contextlib.suppress(OSError):  # what is wrong with it, the reader says
+        sources.remember(Path(source), Path(source).stat())
     file = open_gguf(source)
     require_gemma4(file)
     path = _output_path(file.path, out_path, kind)
     if path.exists() and path.samefile(file.path):
         raise OutputError(f"{path} is the source itself; choose another name.")
-    write_files([_output_file(file, path, kind)], force=force, threads=threads, progress=progress)
+    write_files(
+        [_output_file(file, path, kind)],
+        force=force,
+        threads=threads,
+        progress=progress,
+        before_publishing=sources.check_unchanged,
+    )
     return path
 
 

@@ -11,24 +11,28 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from gemma4_gguf.convert.json_section import short, shown
 from gemma4_gguf.errors import CheckpointError, TensorError
 from gemma4_gguf.files.read_at import fill
+from gemma4_gguf.files.source_files import SourceFiles
 
 RawType = Literal["F32", "F16", "BF16"]
 
 
-# Limit of the reference implementation (safetensors, tensor.rs, MAX_HEADER_SIZE).
-MAX_HEADER_BYTES = 100_000_000
+# The reference implementation takes 100 MB (tensor.rs, MAX_HEADER_SIZE), which as Python objects is more than
+# many machines have. Expert by expert, the longest header of a Gemma 4 takes 2 MB.
+MAX_HEADER_BYTES = 32 << 20
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
+_MAX_DIMS = 8
 # BF16 is kept as bit patterns: numpy has no such type.
 _NUMPY: dict[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -97,8 +101,12 @@ class SourceTensor:
         return rows
 
 
-def read_header(path: Path) -> dict[str, SourceTensor]:
+def read_header(path: Path, files: SourceFiles | None = None) -> dict[str, SourceTensor]:
     """Parse and check the header of one safetensors file.
+
+    Args:
+        path: of the file.
+        files: what opens it, and will know whether it is still the same.
 
     Returns:
         Tensors by name, in the order of the header.
@@ -107,7 +115,7 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
         CheckpointError: truncated, not JSON, or with lengths and offsets that do not fit the file.
     """
     try:
-        with path.open("rb") as file:
+        with (files or SourceFiles()).open(path) as file:
             size = file.seek(0, 2)
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
@@ -116,7 +124,9 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
                     f"{path} is truncated or no safetensors file: its header claims {length} bytes, "
                     f"the file has {size}. Download it again."
                 )
-            text = file.read(length)
+            text = _read_all(file, length)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not there. Is it a link that leads nowhere?") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
     start = 8 + length
@@ -129,13 +139,20 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
     return tensors
 
 
+def _read_all(file: BinaryIO, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length and (piece := file.read(length - len(data))):
+        data += piece
+    return bytes(data)
+
+
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) < len(pairs):
-            names = [name for name, _ in pairs]
-            double = next(name for name in names if names.count(name) > 1)
-            raise CheckpointError(f"{path}: the header names {double} twice. Save the file again.")
+        entries: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in entries:
+                raise CheckpointError(f"{path}: the header names {shown(name)} twice. Save the file again.")
+            entries[name] = value
         return entries
 
     try:
@@ -151,30 +168,33 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
 
 def _check_entry(path: Path, name: str, entry: Any, start: int, size: int) -> SourceTensor:
     def damaged(why: str) -> CheckpointError:
-        return CheckpointError(f"{path}: {name} {why}. The header is damaged; download the file again.")
+        return CheckpointError(
+            f"{path}: {shown(name)} {why}. The header is damaged; download the file again."
+        )
 
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise damaged("lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise damaged(f"has the unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise damaged(f"has the shape {shape!r}")
-    if (
-        not isinstance(offsets, list)
-        or len(offsets) != 2
-        or not all(type(n) is int and n >= 0 for n in offsets)
-    ):
-        raise damaged(f"has the data_offsets {offsets!r}")
+        raise damaged(f"has the unknown dtype {short(dtype)}")
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(map(_is_length, shape)):
+        raise damaged(f"has the shape {short(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_length, offsets)):
+        raise damaged(f"has the data_offsets {short(offsets)}")
     begin, end = offsets
     n_bytes = math.prod(shape) * ITEM_BYTES[dtype]
     if end - begin != n_bytes:
-        raise damaged(f"takes {end - begin} bytes, but {dtype} of shape {shape} needs {n_bytes}")
+        raise damaged(f"takes {end - begin} bytes, but {dtype} of shape {shape} needs {short(n_bytes)}")
     if start + end > size:
         raise CheckpointError(
-            f"{path} is truncated: {name} ends at byte {start + end}, the file at {size}. Download it again."
+            f"{path} is truncated: {shown(name)} ends at byte {start + end}, the file at {size}. "
+            "Download it again."
         )
     return SourceTensor(name, tuple(shape), dtype, path, start + begin)
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _check_layout(path: Path, tensors: dict[str, SourceTensor], start: int, size: int) -> None:
@@ -183,9 +203,11 @@ def _check_layout(path: Path, tensors: dict[str, SourceTensor], start: int, size
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, math.prod(tensor.shape))):
         if tensor.offset != position:
             what = "overlaps" if tensor.offset < position else "leaves a gap after"
-            raise CheckpointError(f"{path}: {tensor.name} {what} {before}. Download or save the file again.")
+            raise CheckpointError(
+                f"{path}: {shown(tensor.name)} {what} {before}. Download or save the file again."
+            )
         position += math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
-        before = tensor.name
+        before = shown(tensor.name)
     if position != size:
         raise CheckpointError(
             f"{path} has {size - position} bytes after {before} that its header does not name. "

@@ -7,10 +7,12 @@ canonical name. The tables below are the names of llama.cpp (gguf-py/gguf/tensor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gemma4_gguf.convert.json_section import shown
 from gemma4_gguf.convert.safetensors import SourceTensor
 from gemma4_gguf.errors import TensorError
 
@@ -39,7 +41,13 @@ class Row:
 
 # Canonical names. The first prefix that fits is taken away and replaced.
 
-_WRAPPERS = ("base_model.model.", "_orig_mod.", "module.")
+_ADAPTED = "base_model.model."
+# Parts that wrappers of torch put anywhere into a name: compiled, distributed, checkpointed.
+_WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+# What peft stores beside the weights of a model that was not merged.
+_ADAPTER = re.compile(
+    r"\.(lora_\w+|ia3_l|modules_to_save|original_module|trainable_tokens_\w+|hada_\w+)(\.|$)"
+)
 _PREFIXES = (
     ("model.language_model.lm_head.", "lm_head."),
     ("language_model.lm_head.", "lm_head."),
@@ -86,8 +94,11 @@ def canonical(name: str) -> str:
 
     A name that fits no prefix comes back as it is, and no table knows it.
     """
-    while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), None):
-        name = name.removeprefix(wrapper)
+    parts = name.split(".")
+    if not _WRAPPERS.isdisjoint(parts):
+        name = ".".join(part for part in parts if part not in _WRAPPERS)
+    while name.startswith(_ADAPTED):
+        name = name.removeprefix(_ADAPTED)
     for prefix, short in _PREFIXES:
         if name.startswith(prefix):
             name = short + name.removeprefix(prefix)
@@ -109,15 +120,16 @@ def by_canonical_name(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTe
     """
     found: dict[str, SourceTensor] = {}
     for name, tensor in tensors.items():
-        if ".lora_" in name:
+        if _ADAPTER.search(name):
             raise TensorError(
-                f"{tensor.path.name}: {name} belongs to a LoRA adapter. "
+                f"{tensor.path.name}: {shown(name)} belongs to a LoRA adapter. "
                 "Merge it first (peft: merge_and_unload)."
             )
         other = found.setdefault(canonical(name), tensor)
         if other is not tensor:
             raise TensorError(
-                f"{other.name} and {name} are two names of one tensor. Save the checkpoint again."
+                f"{shown(other.name)} and {shown(name)} are two names of one tensor. "
+                "Save the checkpoint again."
             )
     return found
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from gemma4_gguf.convert.json_section import shown
 from gemma4_gguf.convert.safetensors import RawType, SourceTensor
 from gemma4_gguf.convert.tensor_names import CLAMPS, ForcedType, Row
 from gemma4_gguf.errors import TensorError
@@ -59,7 +60,7 @@ class FilePlan:
 
     `fields` lack general.file_type and general.quantization_version: the writer adds them, which follow from
     the type that was asked for. `name` is the base of the file name: no path separators, no spaces.
-    `unused` names stored tensors that are left out on purpose.
+    `unused` names stored tensors that are left out on purpose. `notes` are for whoever converts.
     """
 
     kind: Literal["model", "projector"]
@@ -67,6 +68,7 @@ class FilePlan:
     fields: tuple[Field, ...]
     tensors: tuple[MappedTensor, ...]
     unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Read = Callable[[int, int], np.ndarray]
@@ -109,7 +111,7 @@ class Spec:
         for part in parts:
             if (part.shape or (1,)) != self.shape:
                 raise TensorError(
-                    f"{part.path.name}: {part.name} is {list(part.shape)}, but config.json makes it "
+                    f"{part.path.name}: {shown(part.name)} is {list(part.shape)}, but config.json makes it "
                     f"{list(self.shape)}. Config and weights belong to different models."
                 )
         if len({part.raw_type for part in parts}) > 1:

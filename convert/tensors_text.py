@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 
 from gemma4_gguf.convert.config import ModelConfig
+from gemma4_gguf.convert.safetensors import SourceTensor
 from gemma4_gguf.convert.tensor_names import TEXT, TEXT_LAYER
 from gemma4_gguf.convert.tensor_specs import MappedTensor, Spec, specs, stacked
+from gemma4_gguf.errors import TensorError
 
 # Frequencies are divided by these factors; so large a one stops the rotation.
 _NO_ROTATION = 1e30
@@ -36,7 +38,7 @@ def text_specs(config: ModelConfig, available: Container[str]) -> Iterator[Spec]
     }
 
     def whole(when: str) -> bool | None:
-        # A tied head may be stored once more; llama.cpp takes it as it stands, but not with a drafter.
+        # A head of its own is rare; llama.cpp takes it as it stands, but not with a drafter.
         if when == "head":
             return False if config.assistant else None
         return bool(text.ple) if when == "ple" else config.assistant
@@ -44,6 +46,30 @@ def text_specs(config: ModelConfig, available: Container[str]) -> Iterator[Spec]
     yield from specs(TEXT, sizes, whole)
     for layer in range(text.n_layers):
         yield from _layer_specs(config, layer, sizes, available)
+
+
+def check_tables(available: Mapping[str, SourceTensor], config: ModelConfig) -> None:
+    """Compares the rows of the embedding tables with config.json.
+
+    Args:
+        available: stored tensors by canonical name.
+        config: of the checkpoint.
+
+    Raises:
+        TensorError: a vocabulary was resized in one place and not in another.
+    """
+    text = config.text
+    for name, key, rows in (
+        ("text.embed_tokens.weight", "vocab_size", text.vocab),
+        ("text.embed_tokens_per_layer.weight", "vocab_size_per_layer_input", text.ple_vocab),
+    ):
+        table = available.get(name)
+        if table is not None and rows and len(table.shape) == 2 and table.shape[0] != rows:
+            raise TensorError(
+                f"{table.path.name}: {table.name} has {table.shape[0]} rows, but config.json says {key} "
+                f"{rows}. A vocabulary was resized in one place alone: embed_tokens, embed_tokens_per_layer, "
+                "both sizes in config.json and the tokenizer must agree."
+            )
 
 
 def _layer_specs(

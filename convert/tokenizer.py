@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemma4_gguf.convert.checkpoint import Checkpoint
-from gemma4_gguf.convert.config import ModelConfig
+from gemma4_gguf.convert.json_section import shown
+from gemma4_gguf.convert.template_files import template_fields
+from gemma4_gguf.convert.tokenizer_check import Bpe, check_tokenizer, template_pieces
 from gemma4_gguf.errors import CheckpointError
 from gemma4_gguf.files.gguf_header import Field
+from gemma4_gguf.files.source_files import MAX_TOKENIZER
 from gemma4_gguf.special_tokens import MARKER_TEXT
-from gemma4_gguf.templates import load as load_template
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -52,6 +54,7 @@ class Vocabulary:
         merges: BPE merges, "left right", best first.
         special: kind of special token, such as "bos", to its id.
         add: kind of special token to whether it is put around every text.
+        notes: what whoever converts it should know.
     """
 
     tokens: tuple[str, ...]
@@ -59,6 +62,7 @@ class Vocabulary:
     merges: tuple[str, ...]
     special: Mapping[str, int]
     add: Mapping[str, bool]
+    notes: tuple[str, ...] = ()
 
 
 def read_vocabulary(checkpoint: Checkpoint, n_rows: int) -> Vocabulary:
@@ -69,25 +73,24 @@ def read_vocabulary(checkpoint: Checkpoint, n_rows: int) -> Vocabulary:
         n_rows: rows of the token embedding.
 
     Raises:
-        CheckpointError: no file, another kind of tokenizer, ids with holes, or more tokens than rows.
+        CheckpointError: no file, another kind of tokenizer, ids with holes, more tokens than rows, or text
+            that llama.cpp would read as other ids.
     """
-    tokenizer = checkpoint.json(TOKENIZER)
-    where = checkpoint.directory / TOKENIZER
+    tokenizer = checkpoint.json(TOKENIZER, MAX_TOKENIZER)
+    where = str(checkpoint.directory / TOKENIZER)
     if tokenizer is None:
         raise CheckpointError(f"{where} is missing. Save the tokenizer with transformers, which writes it.")
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
         raise CheckpointError(f"{where} is no BPE tokenizer with byte fallback, so it is not Gemma's.")
     settings = checkpoint.json(TOKENIZER_CONFIG) or {}
-    vocab, added = model.get("vocab"), tokenizer.get("added_tokens") or []
-    if not isinstance(vocab, dict) or not isinstance(added, list):
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict):
         raise CheckpointError(f"{where} has no vocabulary. Download it again.")
-    try:
-        added_ids = {str(token["content"]): int(token["id"]) for token in added}
-        marked = {str(token["content"]) for token in added if token.get("special")}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where}: an added token lacks content or id. Download it again.") from error
-    tokens = _in_order(vocab | added_ids, str(where))
+    added = _added_tokens(tokenizer, where)
+    added_ids = {token["content"]: token["id"] for token in added}
+    marked = {token["content"] for token in added if token.get("special")}
+    tokens = _in_order(vocab, added_ids, where)
     if len(tokens) > n_rows:
         raise CheckpointError(
             f"{where} has {len(tokens)} tokens, but the embedding has {n_rows} rows. "
@@ -95,23 +98,34 @@ def read_vocabulary(checkpoint: Checkpoint, n_rows: int) -> Vocabulary:
         )
     control = marked | _named_special(settings)
     types = [_type(token, control, token in vocab) for token in tokens]
+    merges = _merges(model.get("merges"), where)
+    special = _special_ids(settings, checkpoint.config, added_ids, n_rows)
+    if "bos" not in special:
+        raise CheckpointError(
+            f"{where}: no token is said to begin a text. Set bos_token in {TOKENIZER_CONFIG}; "
+            "Gemma's is <bos>."
+        )
+    ranks = {tuple(merge.split(" ", 1)): rank for rank, merge in enumerate(merges)}
+    bpe = Bpe(vocab | added_ids, ranks)  # type: ignore[arg-type]
+    notes = check_tokenizer(tokenizer, bpe, special, where)
     tokens += [f"[PAD{index}]" for index in range(len(tokens), n_rows)]
     types += [UNUSED] * (n_rows - len(types))
     return Vocabulary(
         tokens=tuple(tokens),
         types=tuple(types),
-        merges=tuple(_merges(model.get("merges"), str(where))),
-        special=_special_ids(settings, checkpoint.config, added_ids, n_rows),
+        merges=tuple(merges),
+        special=special,
         add=_added_around(tokenizer.get("post_processor"), settings),
+        notes=tuple(notes),
     )
 
 
-def vocabulary_fields(vocabulary: Vocabulary, template: str | list[Any] | None) -> list[Field]:
+def vocabulary_fields(vocabulary: Vocabulary, templates: dict[str, str]) -> list[Field]:
     """The tokenizer's metadata, in llama.cpp's order.
 
     Args:
         vocabulary: of the model.
-        template: chat template, or a list of named ones; None writes none.
+        templates: chat templates by name.
     """
     fields = [
         Field("tokenizer.ggml.model", "gemma4", "STRING"),
@@ -126,47 +140,43 @@ def vocabulary_fields(vocabulary: Vocabulary, template: str | list[Any] | None) 
     add = dict(vocabulary.add)
     for kind, on in add.items():
         fields.append(Field(f"tokenizer.ggml.add_{kind}_token", on or kind == "bos", "BOOL"))
-    fields += _template_fields(template)
+    fields += template_fields(templates)
     fields.append(Field("tokenizer.ggml.add_space_prefix", False, "BOOL"))
     if "bos" not in add:
         fields.append(Field("tokenizer.ggml.add_bos_token", True, "BOOL"))
     return fields
 
 
-def chat_template(checkpoint: Checkpoint, config: ModelConfig) -> str | list[Any] | None:
-    """The checkpoint's own chat template, or the one of its size; drafters get none.
-
-    The places are searched in llama.cpp's order: tokenizer_config.json, chat_template.jinja,
-    chat_template.json.
-
-    Returns:
-        A template, or a list of {"name", "template"}.
-    """
-    settings = checkpoint.json(TOKENIZER_CONFIG) or {}
-    own = settings.get("chat_template")
-    if own is None:
-        own = _template_file(checkpoint)
-    if own is not None:
-        if not isinstance(own, str | list):
-            raise CheckpointError(f"{checkpoint.directory / TOKENIZER_CONFIG}: chat_template is no text.")
-        return own
-    if config.assistant:
-        return None
-    return load_template("small" if config.text.ple else "large")
-
-
 # Tokens
 
 
-def _in_order(ids: Mapping[str, Any], where: str) -> list[str]:
-    tokens: dict[int, str] = {index: token for token, index in ids.items() if type(index) is int}
+def _added_tokens(tokenizer: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    added = tokenizer.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise CheckpointError(f"{where}: added_tokens is no list. Download it again.")
+    for token in added:
+        sound = isinstance(token, dict) and type(token.get("id")) is int and token.get("content")
+        if not sound or not isinstance(token["content"], str):
+            raise CheckpointError(
+                f"{where}: an added token lacks content or id: {shown(token)}. Download it again."
+            )
+    return added
+
+
+def _in_order(vocab: Mapping[str, Any], added: Mapping[str, int], where: str) -> list[str]:
+    """Tokens by id; an added token takes the place of one of the model's that has its id."""
+    tokens: dict[int, str] = {}
+    for token, index in vocab.items():
+        if type(index) is not int or tokens.setdefault(index, token) != token:
+            raise CheckpointError(
+                f"{where}: token {shown(token)} has the id {shown(index)}, which is no number or another "
+                "token's. Download it again."
+            )
+    tokens |= {index: token for token, index in added.items()}
     missing = next((index for index in range(len(tokens)) if index not in tokens), None)
     if missing is not None or not tokens:
         raise CheckpointError(f"{where}: no token has the id {missing or 0}. Download it again.")
-    try:
-        "".join(tokens.values()).encode()
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"{where}: a token is no valid Unicode text ({error.reason}).") from error
+    _require_unicode(tokens.values(), f"{where}: a token")
     return [tokens[index] for index in range(len(tokens))]
 
 
@@ -191,23 +201,37 @@ def _named_special(settings: Mapping[str, Any]) -> set[str]:
     """Tokens that tokenizer_config.json calls special, as transformers 5 reads it."""
     named: list[Any] = [value for key, value in settings.items() if key.endswith("_token")]
     for key in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
-        more = settings.get(key) or []
-        named += more.values() if isinstance(more, dict) else more
-    for token in (settings.get("added_tokens_decoder") or {}).values():
+        more = settings.get(key)
+        named += more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
+    decoder = settings.get("added_tokens_decoder")
+    for token in decoder.values() if isinstance(decoder, dict) else []:
         if isinstance(token, dict) and token.get("special"):
             named.append(token)
     return {text for text in map(_text, named) if text}
 
 
-def _merges(merges: Any, where: str) -> Iterable[str]:
+def _merges(merges: Any, where: str) -> list[str]:
     """Both spellings of tokenizer.json: "left right", or ["left", "right"]."""
-    for merge in merges or []:
-        if isinstance(merge, str):
-            yield merge
-        elif isinstance(merge, list) and len(merge) == 2:
-            yield " ".join(str(part).translate(_SPACE) for part in merge)
-        else:
-            raise CheckpointError(f"{where}: {merge!r} is no merge. Download it again.")
+    if not isinstance(merges, list) or not merges:
+        raise CheckpointError(f"{where} has no merges, without which llama.cpp cannot tokenize.")
+    written = []
+    for merge in merges:
+        if isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge):
+            merge = " ".join(part.translate(_SPACE) for part in merge)
+        if not isinstance(merge, str) or " " not in merge[1:]:
+            raise CheckpointError(f"{where}: {shown(merge)} is no merge. Download it again.")
+        written.append(merge)
+    _require_unicode(written, f"{where}: a merge")
+    return written
+
+
+def _require_unicode(texts: Iterable[str], what: str) -> None:
+    try:
+        whole = "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{what} is no valid Unicode text ({error.reason}).") from error
+    if b"\0" in whole:
+        raise CheckpointError(f"{what} holds a NUL character, at which llama.cpp would cut it.")
 
 
 def _special_ids(
@@ -226,17 +250,21 @@ def _special_ids(
             index = text.get(f"{kind}_token_id")
         if kind not in ids and type(index) is int and 0 <= index < n_rows:
             ids[kind] = index
+    if "bos" not in ids and "<bos>" in added:
+        ids["bos"] = added["<bos>"]
     return ids
 
 
 def _added_around(processor: Any, settings: Mapping[str, Any]) -> dict[str, bool]:
     """Which special tokens the tokenizer puts around a text, from its template or its settings."""
     add: dict[str, bool] = {}
-    processor = processor if isinstance(processor, dict) else {}
-    for step in processor.get("processors") or [processor]:
-        if step.get("type") != "TemplateProcessing":
+    steps: Any = [processor]
+    if isinstance(processor, dict) and isinstance(processor.get("processors"), list):
+        steps = processor["processors"]
+    for step in steps:
+        if not isinstance(step, dict) or step.get("type") != "TemplateProcessing":
             continue
-        single, pair = ([_piece(piece) for piece in step.get(key) or []] for key in ("single", "pair"))
+        single, pair = (template_pieces(step, key) for key in ("single", "pair"))
         first, last = (single[0], single[-1]) if len(single) > 1 else (None, None)
         if first:
             add["bos"] = first == _text(settings.get("bos_token"))
@@ -253,44 +281,3 @@ def _added_around(processor: Any, settings: Mapping[str, Any]) -> dict[str, bool
         if type(flag) is bool:
             add.setdefault(kind, flag)
     return {kind: on for kind, on in add.items() if kind in ("bos", "eos", "sep")}
-
-
-def _piece(piece: Mapping[str, Any]) -> str | None:
-    """The special token at one place of a template, None where a text stands."""
-    special = piece.get("SpecialToken")
-    return special.get("id") if isinstance(special, dict) else None
-
-
-# Templates
-
-
-def _template_file(checkpoint: Checkpoint) -> Any:
-    path = checkpoint.directory / "chat_template.jinja"
-    try:
-        if path.is_file():
-            default = path.read_text(encoding="utf-8")
-            more = sorted((checkpoint.directory / "additional_chat_templates").glob("*.jinja"))
-            if not more:
-                return default
-            named = [{"name": one.stem, "template": one.read_text(encoding="utf-8")} for one in more]
-            return [{"name": "default", "template": default}, *named]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}).") from error
-    return (checkpoint.json("chat_template.json") or {}).get("chat_template")
-
-
-def _template_fields(template: str | list[Any] | None) -> list[Field]:
-    if template is None or isinstance(template, str):
-        return [] if template is None else [Field("tokenizer.chat_template", template, "STRING")]
-    named: dict[str, str] = {}
-    for choice in template:
-        if isinstance(choice, dict) and isinstance(choice.get("template"), str):
-            named[re.sub(r"[^A-Za-z0-9]", "_", str(choice.get("name", "")))] = choice["template"]
-    default = named.pop("default", None)
-    named.pop("", None)
-    fields = [Field(f"tokenizer.chat_template.{name}", text, "STRING") for name, text in named.items()]
-    if named:
-        fields.append(Field("tokenizer.chat_templates", sorted(named), "ARRAY", "STRING"))
-    if default is not None:
-        fields.append(Field("tokenizer.chat_template", default, "STRING"))
-    return fields

@@ -103,6 +103,7 @@ def write_files(
     force: bool = False,
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    before_publishing: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes files of one directory: all of them, or none.
 
@@ -111,6 +112,8 @@ def write_files(
         force: replace existing files.
         threads: encoding threads, at least 1; None takes the usable cores.
         progress: called after each slice, in the calling thread. An exception it raises ends the run.
+        before_publishing: called when everything is written and nothing has its name yet. An exception it
+            raises ends the run.
 
     Raises:
         OutputError: a file exists, the disk has no room, the place cannot be written.
@@ -129,6 +132,7 @@ def write_files(
                     os.ftruncate(target.fd, header.file_bytes)
                     target.write_at(header.data, 0)
                 _Run(files, headers, pending, threads or logical_cores(), progress).run()
+                before_publishing()
                 publish_all(pending)
             except OSError as error:
                 raise output_error(error, directory) from error

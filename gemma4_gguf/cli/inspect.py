@@ -91,6 +91,8 @@ def facts(report: FileReport) -> list[tuple[str, str]]:
     if report.template is not None:
         age = ", an early one" if report.template.outdated else ""
         rows.append(("template", f"{report.template.family}{age}"))
+        if report.template.warning:
+            rows.append(("", report.template.warning))
     if report.memory is not None:
         rows.append(("memory", _memory(report.memory)))
     return rows

@@ -84,10 +84,12 @@ class Template:
     Args:
         family: "large" (12B, 26B, 31B), "small" (E2B, E4B), "other" (no Gemma 4 template) or "none".
         outdated: an early Gemma 4 template, which llama.cpp has to work around.
+        warning: what to say of one that cannot be Gemma 4's, else None.
     """
 
     family: Literal["large", "small", "other", "none"]
     outdated: bool
+    warning: str | None = None
 
 
 @dataclass(frozen=True)

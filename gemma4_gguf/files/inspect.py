@@ -12,7 +12,8 @@ from typing import Any
 
 from gguf.constants import LlamaFileType
 
-from gemma4_gguf.files.file_report import Attention, FileReport, Memory, Projector, Template, TensorGroup
+from gemma4_gguf.files.chat_template import describe_template
+from gemma4_gguf.files.file_report import Attention, FileReport, Memory, Projector, TensorGroup
 from gemma4_gguf.files.gguf_reader import (
     DRAFTER_ARCHITECTURE,
     GGUFFile,
@@ -22,13 +23,9 @@ from gemma4_gguf.files.gguf_reader import (
 )
 from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
 from gemma4_gguf.files.quant_types import MODEL_TYPES, QUANT_TYPES, RECIPE_KEY
-from gemma4_gguf.special_tokens import CALL_OPEN, CHANNEL_CLOSE, CHANNEL_OPEN
 
 _CELLS = 256  # llama.cpp rounds both caches up to this many positions
 _F16_BYTES = 2
-_TOOL_CALL = f"{CALL_OPEN}call:"
-_CURRENT_TEMPLATE = "{#- OpenAI Chat Completions:"
-_EMPTY_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}thought(\\n|\n){re.escape(CHANNEL_CLOSE)}")
 # Layers, per-layer embeddings, experts, and the range of parameters in billions.
 _MEMBERS = (
     ("E2B", 35, True, False, 3, 6),
@@ -113,7 +110,7 @@ def _model_report(
         n_experts=n_experts,
         n_experts_used=n_used,
         suppress_tokens=tuple(suppressed) if isinstance(suppressed, list) else (),
-        template=_template(str(file.metadata.get("tokenizer.chat_template", ""))),
+        template=describe_template(str(file.metadata.get("tokenizer.chat_template", ""))),
         memory=_memory(file, attention, n_ctx, n_batch),
         **common,
     )
@@ -182,14 +179,6 @@ def _projector(file: GGUFFile) -> Projector:
     widths = [metadata.get(f"clip.{sense}.projection_dim") for sense in ("vision", "audio")]
     width = next((width for width in widths if isinstance(width, int)), 0)
     return Projector(found["vision"], found["audio"], width)
-
-
-def _template(text: str) -> Template:
-    if not text:
-        return Template("none", False)
-    if _TOOL_CALL not in text:
-        return Template("other", False)
-    return Template("large" if _EMPTY_THOUGHT.search(text) else "small", _CURRENT_TEMPLATE not in text)
 
 
 def _quantization(file: GGUFFile) -> str:

@@ -8,12 +8,14 @@ texts, cuts, joins or prints as JSON, none of them can become a control token, o
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gemma4_gguf.errors import MessageError, TemplateError
+from gemma4_gguf.files.chat_template import foreign_template
 from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.prompt.messages import Message
 from gemma4_gguf.special_tokens import (
@@ -26,6 +28,8 @@ from gemma4_gguf.special_tokens import (
     any_of,
 )
 from gemma4_gguf.templates import Renderer, load, words_before_calls
+
+_log = logging.getLogger(__name__)
 
 # (messages, tools, thinking) → what the template prints, to the beginning of the model's turn
 Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool], str]
@@ -127,8 +131,11 @@ def renderer(facts: ModelFacts, marks: Marks) -> Render:
         marks: printed where the template spells control tokens.
 
     Returns:
-        A callable; an error of the template comes with the first conversation.
+        A callable; an error of the template comes with the first conversation. A template that cannot be
+        Gemma 4's is logged as a warning.
     """
+    if warning := foreign_template(facts.chat_template):
+        _log.warning("%s", warning)
     bos = marks.of.get(BOS, BOS)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, thinking: bool) -> str:

@@ -126,19 +126,6 @@ def list_config(directory: Path) -> None:
     (directory / "config.json").write_text("[]")
 
 
-def quantized_config(directory: Path) -> None:
-    (directory / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
-
-
-def quantized_text_config(directory: Path) -> None:
-    text = {"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}}
-    (directory / "config.json").write_text(json.dumps(text))
-
-
-def mlx_config(directory: Path) -> None:
-    (directory / "config.json").write_text(json.dumps({"quantization": {"group_size": 64, "bits": 4}}))
-
-
 def adapter(directory: Path) -> None:
     (directory / "config.json").rename(directory / "adapter_config.json")
 
@@ -159,6 +146,7 @@ def index_with(weight_map: Any) -> Callable[[Path], None]:
 
 
 def same_tensor_twice(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "model_1.safetensors")
     tiny.write_safetensors(directory / "model_2.safetensors", {"a": SMALL["a"]})
 
 
@@ -169,14 +157,10 @@ DIRECTORIES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda d: (d / "model.safetensors").unlink(), r"has no weights"),
     (spoil_config, r"config\.json is not valid JSON"),
     (list_config, r"config\.json holds a JSON list"),
-    (quantized_config, r"quantized already \(gptq\)"),
-    (quantized_text_config, r"quantized already \(compressed-tensors\)"),
-    (mlx_config, r"quantized already \(mlx\)"),
-    (lambda d: (d / "hf_quant_config.json").write_text("{}"), r"quantized already \(modelopt\)"),
     (adapter, r"LoRA adapter"),
     (pytorch_weights, r"PyTorch \.bin"),
     (one_shard_of_two, r"no complete set of shards"),
-    (same_tensor_twice, r"a is in model\.safetensors and again in model_2\.safetensors"),
+    (same_tensor_twice, r"a is in model_1\.safetensors and again in model_2\.safetensors"),
     (index_with(None), r"no weight_map"),
     (index_with(HERE | {"e": "model-2.safetensors"}), r"1 of 2 shards .* missing: model-2"),
     (index_with(HERE | {"e": "model.safetensors"}), r"lacks 1 tensors .*: e"),

@@ -90,7 +90,7 @@ def test_config_classes_have_no_defaults() -> None:
         assert [
             node for node in annotated if isinstance(node, ast.AnnAssign) and node.value is not None
         ] == []
-    assert is_dataclass(ModelConfig) and len(fields(ModelConfig)) == 5
+    assert is_dataclass(ModelConfig) and len(fields(ModelConfig)) == 6
 
 
 @pytest.mark.parametrize("member", MEMBERS)

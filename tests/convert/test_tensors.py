@@ -17,7 +17,7 @@ from tiny_config import MEMBERS
 
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from gemma4_gguf.convert.plan import plan_model, plan_projector
-from gemma4_gguf.convert.safetensors import SourceTensor
+from gemma4_gguf.convert.safetensors import SourceTensor, read_header
 from gemma4_gguf.convert.tensor_names import canonical
 from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor, to_float32
 from gemma4_gguf.errors import TensorError
@@ -52,6 +52,11 @@ def by_name(plan: FilePlan | None) -> dict[str, MappedTensor]:
 
 def contents(source: Checkpoint) -> dict[str, bytes]:
     return {tensor.name: rows(tensor).tobytes() for plan in plans(source) for tensor in plan.tensors}
+
+
+def with_config(source: Checkpoint, **values: Any) -> Checkpoint:
+    """The checkpoint with other keys at the top of config.json."""
+    return replace(source, config=source.config | values)  # type: ignore[operator]
 
 
 def renamed(source: Checkpoint, rename: Callable[[str], str]) -> Checkpoint:
@@ -107,9 +112,37 @@ def test_shared_layers_may_keep_their_keys_and_values(opened: Callable[..., Chec
     assert not any("attn_k" in name or "attn_v" in name for name in by_name(plan_model(drafter)))
 
 
-def test_a_stored_head_becomes_the_output(opened: Callable[..., Checkpoint]) -> None:
-    tensors = by_name(plan_model(opened("31b", lm_head=True)))
-    assert rows(tensors["output.weight"]).tobytes() == rows(tensors["token_embd.weight"]).tobytes()
+@pytest.mark.parametrize("tied", [True, False, None])
+def test_a_head_that_is_the_embedding_is_left_out(
+    opened: Callable[..., Checkpoint], tied: bool | None
+) -> None:
+    plan = plan_model(with_config(opened("31b", lm_head=True), tie_word_embeddings=tied))
+    assert plan.unused == ("lm_head.weight",) and "output.weight" not in by_name(plan)
+    assert [t.name for t in plan.tensors] == [t.name for t in plan_model(opened("31b")).tensors]
+
+
+def test_a_head_of_another_type_may_hold_the_same_numbers(
+    opened: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    source = opened("31b", lm_head=True)
+    head = source.tensors["lm_head.weight"]
+    numbers = to_float32(head.read(0, head.n_rows), "BF16")
+    tiny.write_safetensors(tmp_path / "head.safetensors", {"lm_head.weight": ("F32", numbers)})
+    wide = read_header(tmp_path / "head.safetensors")["lm_head.weight"]
+    tensors = dict(source.tensors) | {"lm_head.weight": wide}
+    assert plan_model(replace(source, tensors=tensors)).unused == ("lm_head.weight",)
+
+
+def test_a_head_of_its_own_is_kept_or_refused_as_config_says(opened: Callable[..., Checkpoint]) -> None:
+    source = opened("31b", lm_head=True)
+    other = altered(source, "lm_head.weight", offset=source.tensors["lm_head.weight"].offset + 2)
+    tensors = by_name(plan_model(with_config(other, tie_word_embeddings=False)))
+    assert rows(tensors["output.weight"]).tobytes() != rows(tensors["token_embd.weight"]).tobytes()
+    for tied in (True, None):
+        with pytest.raises(TensorError, match=r"differs from .*Set tie_word_embeddings to false"):
+            plan_model(with_config(other, tie_word_embeddings=tied))
+    (note,) = plan_model(with_config(opened("31b"), tie_word_embeddings=False)).notes[:1]
+    assert "none is stored" in note
     drafter = opened("assistant", lm_head=True)
     assert "lm_head.weight" in plan_model(drafter).unused
     other = altered(drafter, "lm_head.weight", offset=drafter.tensors["lm_head.weight"].offset + 2)

@@ -31,6 +31,7 @@ VOCAB = os.environ.get("GEMMA4_GGUF_VOCAB", "")
 TOKENS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<0x0A>": 4, "a": 5, "b": 6, "ab": 7, "<|image>": 8}
 TOKENS |= {"<|channel>": 9, "<unused0>": 10}
 BPE: dict[str, Any] = {"type": "BPE", "byte_fallback": True}
+NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 
 
 def added(content: str, index: int, special: bool = True) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def change(path: Path, **values: Any) -> None:
 def with_tokenizer(directory: Path, settings: dict[str, Any] | None = None, **values: Any) -> Checkpoint:
     """The checkpoint with a tokenizer of eleven tokens, changed by the values."""
     model = BPE | {"vocab": TOKENS, "merges": [["a", "b"]]}
-    tokenizer = {"model": model, "added_tokens": ADDED} | values
+    tokenizer = {"model": model, "added_tokens": ADDED, "normalizer": NORMALIZER} | values
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps(settings or {}), encoding="utf-8")
     return open_checkpoint(directory)
@@ -201,19 +202,84 @@ def test_the_real_vocabulary(directory: Path) -> None:
 # Templates
 
 
-def test_templates_are_found_in_llama_cpps_order(directory: Path) -> None:
+def test_templates_are_found_in_transformers_order(directory: Path) -> None:
     def found() -> Any:
         return metadata(open_checkpoint(directory))["tokenizer.chat_template"]
 
+    change(directory / "tokenizer_config.json", chat_template="from settings")
+    assert found() == "from settings"
+    change(directory / "processor_config.json", chat_template="from the processor")
+    assert found() == "from the processor"
     change(directory / "chat_template.json", chat_template="from json")
     assert found() == "from json"
     (directory / "chat_template.jinja").write_text("from jinja")
     assert found() == "from jinja"
-    change(directory / "tokenizer_config.json", chat_template="from settings")
-    assert found() == "from settings"
-    change(directory / "tokenizer_config.json", chat_template=5)
-    with pytest.raises(CheckpointError, match="chat_template is no text"):
-        found()
+
+
+@pytest.mark.parametrize("value", [5, ["text"], [{"name": "default"}], {"default": 5}, "a\0b", "\ud800"])
+def test_a_template_that_is_no_text_is_refused(directory: Path, value: Any) -> None:
+    change(directory / "tokenizer_config.json", chat_template=value)
+    with pytest.raises(CheckpointError, match="chat_template"):
+        plan_model(open_checkpoint(directory))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"name": "default", "template": "main"}, {"name": "tool use", "template": "tools"}],
+        {"default": "main", "tool use": "tools"},
+    ],
+)
+def test_named_templates_in_every_spelling(directory: Path, value: Any) -> None:
+    change(directory / "tokenizer_config.json", chat_template=value)
+    fields = metadata(open_checkpoint(directory))
+    assert fields["tokenizer.chat_template"] == "main"
+    assert fields["tokenizer.chat_template.tool_use"] == "tools"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("file", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_no_byte_order_mark_reaches_the_template(directory: Path, file: str, encoding: str) -> None:
+    path, template = directory / file, "{{ bos_token }}<|turn>é"
+    if file.endswith(".json"):
+        settings = json.loads(path.read_text()) if path.exists() else {}
+        path.write_bytes(json.dumps(settings | {"chat_template": "\ufeff" + template}).encode(encoding))
+    else:
+        path.write_bytes(template.encode(encoding))
+    assert metadata(open_checkpoint(directory))["tokenizer.chat_template"] == template
+
+
+def test_every_json_file_may_begin_with_a_mark(checkpoint: Callable[..., Path], directory: Path) -> None:
+    for path in directory.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (directory / "README.md").write_bytes("\ufeff---\nlicense: gemma\n---\n".encode())
+    fields = metadata(open_checkpoint(directory, name="tiny-e2b"))
+    assert fields.pop("general.license") == "gemma"
+    assert fields == metadata(open_checkpoint(checkpoint("e2b")))
+
+
+def test_a_default_template_may_come_from_a_later_place(directory: Path) -> None:
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "rag.jinja").write_text("rag")
+    change(directory / "tokenizer_config.json", chat_template="main")
+    fields = metadata(open_checkpoint(directory))
+    assert (fields["tokenizer.chat_template"], fields["tokenizer.chat_template.rag"]) == ("main", "rag")
+
+
+@pytest.mark.parametrize(
+    ("template", "whose"),
+    [
+        ("{{ '<start_of_turn>user' }}", "Gemma 1 to 3"),
+        ("<|im_start|>{{ messages[0].role }}", "ChatML"),
+        ("[INST] {{ messages[0].content }} [/INST]", "Mistral's"),
+        ("{{ messages[0].content }}", "an unknown family"),
+        ("{{ '<|turn>' + messages[0].role }}", None),
+    ],
+)
+def test_a_template_of_another_family_is_said(directory: Path, template: str, whose: str | None) -> None:
+    (directory / "chat_template.jinja").write_text(template)
+    notes = [note for note in plan_model(open_checkpoint(directory)).notes if "chat template" in note]
+    assert [whose in note for note in notes] == ([True] if whose else [])
 
 
 def test_named_templates(directory: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from gemma4_gguf import templates
 from gemma4_gguf.errors import GGUFError
+from gemma4_gguf.files.chat_template import describe_template
 from gemma4_gguf.files.gguf_header import Field, TensorEntry, pack_fields, pack_header
-from gemma4_gguf.files.inspect import _template, inspect_file
+from gemma4_gguf.files.inspect import inspect_file
 
 Fixture = Callable[..., Any]
 MIB = 2**20
@@ -186,12 +187,12 @@ def test_drafters(converted: Fixture, tmp_path: Path) -> None:
 
 def test_templates() -> None:
     for size in ("large", "small"):
-        found = _template(templates.load(size))
+        found = describe_template(templates.load(size))
         assert (found.family, found.outdated) == (size, False)
     old = templates.load("large").replace("{#- OpenAI Chat Completions:", "{#-")
-    assert (_template(old).family, _template(old).outdated) == ("large", True)
-    assert _template("{{ messages }}").family == "other"
-    assert _template("").family == "none"
+    assert (describe_template(old).family, describe_template(old).outdated) == ("large", True)
+    assert describe_template("{{ messages }}").family == "other"
+    assert describe_template("").family == "none"
 
 
 def test_json(converted: Fixture) -> None:
