@@ -404,7 +404,7 @@ def _encoded(source: Any, kind: str) -> tuple[str, bytes]:
             return "file", stream.read()
     buffer = io.BytesIO()
     if kind == "image":
-        from gemma4_gguf.media.image import read_image
+        from gemma4_gguf.media.picture import read_image
 
         read_image(source).save(buffer, "PNG")
         return "file", buffer.getvalue()

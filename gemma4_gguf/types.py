@@ -24,15 +24,16 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 @dataclass(frozen=True)
 class Image:
-    """A picture.
+    """A picture; of an animation the first frame.
 
     Args:
-        source: a path, encoded bytes (PNG, JPEG, WebP, …) or a PIL image.
+        source: a path, encoded bytes (PNG, JPEG, HEIC, WebP, …), a PIL image, or an array of numbers as
+            `read_image` takes it.
         image_tokens: soft-token budget of this picture (70, 140, 280, 560 or 1120), or "auto": the smallest
             that does not shrink it; None takes the call's.
     """
 
-    source: str | Path | bytes | PILImage.Image
+    source: str | Path | bytes | PILImage.Image | np.ndarray
     image_tokens: ImageTokens | None = None
 
 
@@ -51,7 +52,7 @@ class Audio:
 
 @dataclass(frozen=True)
 class Video:
-    """A clip: frames with the time of each, then its sound.
+    """A clip or an animation: frames with the time of each, then its sound.
 
     Args:
         source: a path or encoded bytes.
@@ -80,8 +81,7 @@ class Modality:
         kind: its name in messages and markers: "image", "audio" or "video".
         type: the value that holds it.
         noun: what a person calls it.
-        suffixes: of its files, in lower case.
-        magic: offset and bytes by which a file of it is told when its name does not say.
+        suffixes: of its files, in lower case; what a file holds counts for more (`media.kinds`).
         fields: what the value holds beside its source.
         question: what `describe` asks of it.
     """
@@ -90,7 +90,6 @@ class Modality:
     type: type[Media]
     noun: str
     suffixes: tuple[str, ...]
-    magic: tuple[tuple[int, bytes], ...]
     fields: tuple[str, ...]
     question: str
 
@@ -101,22 +100,36 @@ MODALITIES: dict[str, Modality] = {
     for modality in (
         Modality(
             "image", Image, "picture",
-            (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"),
-            ((0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"GIF8"), (8, b"WEBP")),
+            (
+                ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib",
+                ".tif", ".tiff", ".heic", ".heif", ".hif", ".heics", ".heifs", ".avif", ".avifs", ".avci",
+                ".ico", ".cur", ".icns", ".tga", ".icb", ".vda", ".vst", ".jp2", ".j2k", ".j2c", ".jpc",
+                ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".dcx", ".dds", ".psd",
+                ".qoi", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".xbm", ".xpm", ".fit", ".fits", ".fli",
+                ".flc", ".pcd", ".blp", ".ftc", ".ftu", ".gbr", ".iim", ".im", ".msp", ".pxr",
+            ),
             ("image_tokens",),
             "Describe this picture in detail.",
         ),
         Modality(
             "audio", Audio, "sound",
-            (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif"),
-            ((8, b"WAVE"), (0, b"fLaC"), (0, b"OggS"), (0, b"ID3")),
+            (
+                ".wav", ".wave", ".bwf", ".rf64", ".w64", ".mp3", ".mp2", ".mpga", ".flac", ".ogg", ".oga",
+                ".opus", ".spx", ".m4a", ".m4b", ".aac", ".wma", ".aiff", ".aif", ".aifc", ".au", ".snd",
+                ".caf", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".tak", ".mpc",
+                ".shn", ".dsf", ".gsm", ".sph", ".voc", ".weba", ".mka", ".ra", ".oma", ".qcp", ".xwma",
+            ),
             ("sample_rate_hz",),
             "Describe what can be heard.",
         ),
         Modality(
             "video", Video, "clip",
-            (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"),
-            ((0, b"\x1aE\xdf\xa3"), (4, b"ftyp")),
+            (
+                ".mp4", ".mkv", ".mk3d", ".mov", ".qt", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".m2v",
+                ".mpe", ".wmv", ".asf", ".ts", ".mts", ".m2ts", ".vob", ".flv", ".f4v", ".3gp", ".3g2",
+                ".ogv", ".ogm", ".mxf", ".gxf", ".dv", ".rm", ".rmvb", ".mjpeg", ".mjpg", ".h264", ".264",
+                ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m", ".nut", ".wtv", ".divx", ".insv",
+            ),
             ("fps", "frames", "sound", "image_tokens"),
             "Describe what happens in this clip from beginning to end, and when.",
         ),

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.model_choice import chosen_model
     from gemma4_gguf.cli.output import hint, print_json_rows, print_table
     from gemma4_gguf.cli.stream import open_session
-    from gemma4_gguf.media.image import read_image
+    from gemma4_gguf.media.picture import read_image
     from gemma4_gguf.tasks.boxes import draw_boxes
 
     model = chosen_model(args)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gemma4_gguf.engine.token_stream import log_probabilities
 from gemma4_gguf.errors import CheckpointError
-from gemma4_gguf.media.image import read_image
+from gemma4_gguf.media.picture import read_image
 from gemma4_gguf.tasks.boxes import Box, read_boxes
 from gemma4_gguf.types import Audio, Image
 

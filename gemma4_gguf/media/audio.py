@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.decode import name_of, open_container
+from gemma4_gguf.media.decode import decodable_packets, first_decodable, name_of, open_container
 from gemma4_gguf.media.resample import resample_blocks
 
 SAMPLE_RATE_HZ = 16_000
 MAX_CLIP_S = 30.0
 MAX_SAMPLES = int(MAX_CLIP_S * SAMPLE_RATE_HZ)
+MAX_TRACK_S = 10_000.0  # a quarter of a million tokens: no context holds more
 MIN_SAMPLES = 161  # one window of the conformer's front end
 
 _SLACK_S = 0.1  # padding that encoders leave behind an exact 30 seconds
@@ -27,6 +30,7 @@ _SILENT_PEAK = 1e-4  # -80 dBFS, below the noise of any microphone
 _LOUDEST = 8.0  # louder "samples in [-1, 1]" are integers in disguise
 _RATES_HZ = (1_000, 768_000)
 _MAX_CHANNELS = 8
+_MAX_FILE_CHANNELS = 64  # of a file: ambisonics and rooms full of microphones
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ def load_audio(
         source: a path or the content of any file with sound (videos too), or samples in [-1, 1]: floats or
             16-bit integers, [n] or [n, channels].
         sample_rate_hz: of an array; files carry theirs.
-        max_s: longest sound taken; None takes any length, for `cut_at_pauses`.
+        max_s: longest sound taken; None takes as much as a context can hold, for `cut_at_pauses`.
 
     Returns:
         float32 [n], 16 kHz mono.
@@ -75,7 +79,7 @@ def load_sound_track(source: str | Path | bytes, *, max_s: float | None = None) 
 
     Args:
         source: a path or the content of a file.
-        max_s: longest sound taken; None takes any length, for `cut_at_pauses`.
+        max_s: longest sound taken; None takes as much as a context can hold, for `cut_at_pauses`.
 
     Returns:
         float32 [n], 16 kHz mono; None when there is no sound track, or nothing can be heard on it.
@@ -90,7 +94,7 @@ def load_sound_track(source: str | Path | bytes, *, max_s: float | None = None) 
         samples = _gather(_decode(container, name), name, max_s)
     if len(samples) < MIN_SAMPLES or is_silent(samples):
         return None
-    return samples
+    return _checked_sound(samples, name)
 
 
 def load_pieces(
@@ -209,53 +213,70 @@ def _decode(container: Any, name: str) -> Iterator[np.ndarray]:
     if not container.streams.audio:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise MediaError(f"{name} has no sound track, only {kinds}. Pass a file with sound.")
-    stream = container.streams.audio[0]
-    rate = int(stream.rate or 0)
-    if rate <= 0:
-        raise MediaError(f"{name} does not say its sample rate. Save it again as WAV or FLAC.")
-    yield from resample_blocks(_mono_blocks(container, stream, rate, name), rate, SAMPLE_RATE_HZ)
+    stream = first_decodable(container.streams.audio, name)
+    # A stream may change its rate midway, as joined MP3 files do.
+    for rate, blocks in groupby(_mono_blocks(container, stream, name), key=itemgetter(0)):
+        yield from resample_blocks((samples for _, samples in blocks), rate, SAMPLE_RATE_HZ)
 
 
-def _mono_blocks(container: Any, stream: Any, rate: int, name: str) -> Iterator[np.ndarray]:
-    """Decodes; joins small frames to blocks of a second or more, since each costs a fixed effort later."""
+def _mono_blocks(container: Any, stream: Any, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Decodes: a rate and samples, small frames joined to a second or more: each costs a fixed effort."""
     import av
 
-    to_float = av.AudioResampler(format="fltp")
-    parts: list[np.ndarray] = []
-    n_gathered = n_bad = n_frames = 0
-    for packet in container.demux(stream):
+    to_float, form = None, None
+    rate, parts, n_gathered = 0, [], 0
+    n_bad = n_frames = 0
+    for packet in decodable_packets(container, stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             n_bad += 1  # rubbish between good packets is common in MP3 streams
             continue
         for frame in frames:
-            if frame.sample_rate != rate:
-                raise MediaError(f"{name} changes its sample rate midway. Save it again as WAV or FLAC.")
             n_frames += 1
+            if (frame.sample_rate, frame.format.name, frame.layout.name) != form:
+                _check_form(frame, name)
+                form = (frame.sample_rate, frame.format.name, frame.layout.name)
+                to_float = av.AudioResampler(format="fltp")
+            if parts and (frame.sample_rate != rate or n_gathered >= rate):
+                yield rate, np.concatenate(parts)
+                parts, n_gathered = [], 0
+            rate = frame.sample_rate
             for planar in to_float.resample(frame):
                 parts.append(planar.to_ndarray().mean(axis=0, dtype=np.float32))
                 n_gathered += len(parts[-1])
-        if n_gathered >= rate:
-            yield np.concatenate(parts)
-            parts, n_gathered = [], 0
     if n_bad > n_frames:
         raise MediaError(
             f"{name} is damaged: {n_bad} of its parts cannot be decoded. Save or download it again."
         )
     if parts:
-        yield np.concatenate(parts)
+        yield rate, np.concatenate(parts)
+
+
+def _check_form(frame: Any, name: str) -> None:
+    lowest, highest = _RATES_HZ
+    if not lowest <= frame.sample_rate <= highest:
+        raise MediaError(
+            f"{name} has a sample rate of {frame.sample_rate} Hz; expected {lowest} to {highest}. Save it "
+            "again as WAV or FLAC."
+        )
+    n_channels = frame.layout.nb_channels
+    if not 1 <= n_channels <= _MAX_FILE_CHANNELS:
+        raise MediaError(
+            f"{name} has {n_channels} channels; expected 1 to {_MAX_FILE_CHANNELS}. Mix it down to mono."
+        )
 
 
 def _gather(blocks: Iterator[np.ndarray], name: str, max_s: float | None) -> np.ndarray:
     parts, n = [], 0
-    most = None if max_s is None else int(max_s * SAMPLE_RATE_HZ)
+    longest_s = MAX_TRACK_S if max_s is None else max_s
+    most = int(longest_s * SAMPLE_RATE_HZ)
     for block in blocks:
         parts.append(block)
         n += len(block)
-        if most is not None and n > most + _SLACK_S * SAMPLE_RATE_HZ:
+        if n > most + _SLACK_S * SAMPLE_RATE_HZ:
             raise MediaError(
-                f"{name} is longer than {max_s:g} seconds, the most that one clip can have. Cut it into "
+                f"{name} is longer than {longest_s:g} seconds, the most that one clip can have. Cut it into "
                 "pieces, or use transcribe, which cuts at pauses."
             )
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)

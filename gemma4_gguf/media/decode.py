@@ -1,18 +1,44 @@
 """Media decoding: the kinds of source there are, and PyAV with its faults translated.
 
 Files are opened here and handed over as streams, so that FFmpeg never reads a name as one of its protocols
-(http:, concat:, …) and any path that Python can open works.
+(http:, concat:, …) and any path that Python can open works. What a file says cannot lead anywhere else
+either: only containers that hold all of their content are taken, and none of them may open another file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gemma4_gguf.errors import MediaError
+from gemma4_gguf.media.signatures import HEAD_BYTES, what_else
+
+MAX_FRAME_PIXELS = 7680 * 4320
+MAX_FRAME_SAMPLES = 1 << 22
+
+# FFmpeg's demuxers of self-contained files that people have. Not among them: those that follow addresses and
+# file names (hls, concat, sdp, rtsp, image2, dash, imf, vobsub), scripts (lavfi, sbg), text that is drawn or
+# spoken as if it were media (tty, subtitles), and raw data that is told by its suffix alone.
+_DEMUXERS = (
+    "aac", "ac3", "ac4", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast", "au", "av1", "avi", "avr",
+    "bonk", "caf", "codec2", "dhav", "dsf", "dss", "dts", "dtshd", "dv", "eac3", "evc", "flac", "flv", "gsm",
+    "gxf", "h261", "h263", "h264", "hevc", "iamf", "iff", "ircam", "ivf", "kux", "lc3", "lxf", "loas", "m4v",
+    "matroska", "mjpeg", "mlp", "mmf", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mpegvideo", "mxf",
+    "nistsphere", "nsv", "nut", "obu", "ogg", "oma", "osq", "pva", "pvf", "qcp", "qoa", "rm", "rso", "sbc",
+    "shn", "smjpeg", "sox", "swf", "tak", "truehd", "tta", "ty", "vc1", "voc", "vvc", "w64", "wav", "webm",
+    "wsd", "wtv", "wv", "wve", "xwma", "yuv4mpegpipe",
+)  # fmt: skip
+_OPTIONS = {
+    "format_whitelist": ",".join(_DEMUXERS),
+    "protocol_whitelist": "none",  # the name of no protocol: what is read comes through the stream
+    # Looking for what a stream holds decodes some of it.
+    "max_pixels": str(MAX_FRAME_PIXELS),
+    "max_samples": str(MAX_FRAME_SAMPLES),
+}
 
 
 @contextlib.contextmanager
@@ -36,18 +62,23 @@ def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
         return
     if not isinstance(source, (str, Path)):
         raise MediaError(f"A {what} cannot be {type(source).__name__}; pass a path or the content of a file.")
-    path = Path(source).expanduser()
     try:
-        if path.is_dir():
+        path = Path(source).expanduser()
+        facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
             raise MediaError(f"{path} is a directory; expected a {what} file.")
-        if path.stat().st_size == 0:
+        if not stat.S_ISREG(facts.st_mode):  # a pipe may never end, and cannot be read twice
+            raise MediaError(
+                f"{path} is no regular file; save the {what} first, or pass its content as bytes."
+            )
+        if facts.st_size == 0:
             raise MediaError(f"{path} is empty. Save or download the {what} again.")
         stream = path.open("rb")
     except FileNotFoundError as error:
         raise MediaError(f"{path} does not exist; expected a {what} file.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{str(path)[:200]} cannot be read as a {what}: {reason}.") from error
+        raise MediaError(f"{str(source)[:200]} cannot be read as a {what}: {reason}.") from error
     with stream:
         yield stream
 
@@ -84,19 +115,89 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
     with open_source(source, what) as stream:
         name = name_of(source, what)
         try:
-            container = av.open(stream, **_tag_options(av.__version__))
-        except (av.error.FFmpegError, ValueError) as error:
+            container = av.open(stream, options=_OPTIONS, **_tag_options(av.__version__))
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            stream.seek(0)
+            found = what_else(stream.read(HEAD_BYTES), what)
             raise MediaError(
-                f"{name} is no {what} that FFmpeg knows: {_reason(error)}. Use WAV, MP3, FLAC, OGG, M4A, "
-                "MP4, WebM or MKV."
+                f"{name} is no {what} that can be read: {found or _reason(error)}. Use WAV, MP3, FLAC, OGG, "
+                "M4A, MP4, WebM or MKV."
             ) from error
         with container:
             try:
                 yield container
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, MemoryError) as error:
                 raise MediaError(
                     f"{name} is damaged: {_reason(error)}. Save or download the {what} again."
                 ) from error
+
+
+def first_decodable(streams: Any, name: str) -> Any:
+    """The stream to take: the first of those marked as the default, else the first, that FFmpeg can decode.
+
+    Args:
+        streams: of one type, at least one.
+        name: of the file, for messages.
+
+    Returns:
+        An av.stream.Stream, bounded in what one frame of it may take.
+
+    Raises:
+        MediaError: this build of FFmpeg has a decoder for none.
+    """
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        raise MediaError(
+            f"{name} is encoded in a way that this build of FFmpeg cannot decode. Save it again as MP4 or "
+            "WAV."
+        )
+    chosen = next((s for s in decodable if s.disposition & _disposition().default), decodable[0])
+    chosen.codec_context.options = {
+        "max_pixels": str(MAX_FRAME_PIXELS),
+        "max_samples": str(MAX_FRAME_SAMPLES),
+    }
+    return chosen
+
+
+def decodable_packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream, the last one empty; of a file that breaks off, as many as there are.
+
+    Args:
+        container: opened with `open_container`.
+        stream: one of its streams.
+
+    Yields:
+        av.packet.Packet.
+    """
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.InvalidDataError:
+            return
+        if packet is None:
+            return
+        yield packet
+
+
+def is_attached(stream: Any) -> bool:
+    """Whether a stream of a container is its cover: one picture that does not move.
+
+    Args:
+        stream: an av.stream.Stream.
+
+    Returns:
+        True for covers of records and thumbnails of films.
+    """
+    return bool(stream.disposition & _disposition().attached_pic)
+
+
+def _disposition() -> Any:
+    from av.stream import Disposition
+
+    return Disposition
 
 
 def _tag_options(version: str) -> dict[str, str]:
@@ -108,4 +209,4 @@ def _tag_options(version: str) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

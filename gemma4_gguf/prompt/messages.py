@@ -18,6 +18,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from gemma4_gguf.errors import MessageError
+from gemma4_gguf.media.kinds import kind_of_file, what_else_of_file
 from gemma4_gguf.types import MODALITIES, Audio, Image, Media, Video, modality_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -225,21 +226,19 @@ def _loose_part(part: Any, where: str) -> dict[str, Any]:
 
 
 def _guess(path: Path, where: str) -> Media:
-    """Tells what a file is by its name, else by its first bytes."""
-    for modality in MODALITIES.values():
-        if path.suffix.lower() in modality.suffixes:
-            return modality.type(path)
+    """Tells what a file is by its first bytes, else by its name."""
     try:
-        with path.open("rb") as stream:
-            head = stream.read(16)
-    except OSError as error:
-        raise MessageError(f"{where}: {path} cannot be read: {error.strerror or error}.") from error
-    for modality in MODALITIES.values():
-        if any(head[offset : offset + len(magic)] == magic for offset, magic in modality.magic):
-            return modality.type(path)
+        kind = kind_of_file(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MessageError(f"{where}: {path} cannot be read: {reason}.") from error
+    if kind is not None:
+        return MODALITIES[kind].type(path)
+    found = what_else_of_file(path)
     raise MessageError(
-        f"{where}: {path} is no picture, sound or video that is known by its name or its first bytes. "
-        "Wrap it in Image(…), Audio(…) or Video(…), or pass its text as str."
+        f"{where}: {path} is no picture, sound or video that is known by its name or its first bytes"
+        f"{f': {found}' if found else ''}. Wrap it in Image(…), Audio(…) or Video(…), or pass its text as "
+        "str."
     )
 
 

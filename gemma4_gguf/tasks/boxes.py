@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.media.image import read_image
+from gemma4_gguf.media.picture import read_image
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from gemma4_gguf.errors import ContextFullError, IncompleteReplyError, MessageError
 from gemma4_gguf.grammars import load
-from gemma4_gguf.media.image import read_image
+from gemma4_gguf.media.picture import read_image
 from gemma4_gguf.options import TurnOptions
 from gemma4_gguf.prompt.messages import user_message
 from gemma4_gguf.tasks.asks import Asks, careful

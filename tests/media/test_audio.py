@@ -264,7 +264,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "ffmpeg protocol": ("concat:a.mp3|b.mp3", "does not exist"),
     "directory": (Path("."), "directory"),
     "no bytes": (b"", "no bytes"),
-    "text": (b"not a sound at all, just words" * 40, "no sound that FFmpeg knows"),
+    "text": (b"not a sound at all, just words" * 40, "no sound that can be read"),
     "no sound track": (silent_video(), "has no sound track, only video"),
     "header only": (encoded(sweep(10), SAMPLE_RATE_HZ)[:-320], "nothing to hear"),
     "damaged": (GOOD[:200] + bytes(len(GOOD) - 200), "damaged|nothing to hear"),

@@ -17,7 +17,8 @@ from media_samples import picture
 from PIL import Image, ImageCms
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.image import TOKEN_PX, prepare_image, read_image, smallest_budget
+from gemma4_gguf.media.image import TOKEN_PX, prepare_image, smallest_budget
+from gemma4_gguf.media.picture import read_image
 
 # Six coloured fields, so that every turn and mirror gives another picture.
 CORNERS = np.array(
@@ -252,7 +253,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "null character": ("a\0b", "cannot be read"),
     "directory": (Path("."), "directory"),
     "no bytes": (b"", "no bytes"),
-    "text": (b"<html>not found</html>", "no picture that Pillow knows"),
+    "text": (b"<html>not found</html>", "no picture that can be read.*web page"),
     "cut off": (encoded(Image.fromarray(picture(200, 200)))[:3000], "damaged"),
     "cut off jpeg": (encoded(Image.fromarray(picture(200, 200)), "JPEG")[:2000], "damaged"),
     "zero size": (Image.new("RGB", (0, 5)), "nothing to see"),
@@ -261,9 +262,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "short bomb": (bomb(2_000, 2_000), "damaged"),
     "line": (np.zeros((2, 9000, 3), np.uint8), "Crop it"),
     "upright line": (np.zeros((9000, 2), np.uint8), "Crop it"),
-    "floats": (np.zeros((4, 4, 3), np.float32), "expected uint8"),
+    "floats of a larger range": (np.full((4, 4, 3), 200.0, np.float32), "from 200 to 200; expected uint8"),
+    "negative": (np.full((4, 4, 3), -1), "expected uint8"),
+    "no numbers": (np.full((4, 4), np.nan), "expected uint8"),
+    "objects": (np.full((4, 4), "x", object), "expected uint8"),
     "two channels": (np.zeros((4, 4, 2), np.uint8), "expected uint8"),
-    "channels first": (np.zeros((3, 40, 60), np.uint8), "expected uint8"),
+    "channels first": (np.zeros((3, 40, 60), np.uint8), "expected uint8.*Transpose"),
     "number": (7, "cannot be int"),
     "nothing": (None, "cannot be NoneType"),
 }
