@@ -223,8 +223,10 @@ def _mono_blocks(container: Any, stream: Any, name: str) -> Iterator[tuple[int, 
     """Decodes: a rate and samples, small frames joined to a second or more: each costs a fixed effort."""
     import av
 
-    to_float, form = None, None
-    rate, parts, n_gathered = 0, [], 0
+    to_float: Any = None
+    form: tuple[int, str, str] | None = None
+    parts: list[np.ndarray] = []
+    rate = n_gathered = 0
     n_bad = n_frames = 0
     for packet in decodable_packets(container, stream):
         try:

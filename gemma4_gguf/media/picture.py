@@ -332,18 +332,17 @@ def _from_array(source: Any) -> PILImage.Image:
 
 def _to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Any kind of number to uint8, where its range tells what white is."""
-    kind, lowest, highest = pixels.dtype.kind, None, None
-    if kind in "uif":
-        lowest, highest = pixels.min(), pixels.max()
+    kind = pixels.dtype.kind
+    lowest, highest = (pixels.min(), pixels.max()) if kind in "uif" else (np.nan, np.nan)
     if kind == "b" or (kind in "ui" and pixels.ndim == 2 and (lowest, highest) == (0, 1)):
         return pixels.astype(np.uint8) * np.uint8(255)  # a mask, of which nothing could be seen
     if pixels.dtype.type is np.uint16:
         return np.round(pixels / np.float32(257)).astype(np.uint8)
-    if kind in "ui" and lowest is not None and lowest >= 0 and highest <= 255:
+    if kind in "ui" and lowest >= 0 and highest <= 255:
         return pixels.astype(np.uint8)
-    if kind == "f" and lowest is not None and lowest >= 0 and highest <= 1:  # NaN is neither
+    if kind == "f" and lowest >= 0 and highest <= 1:  # NaN is neither
         return np.round(pixels.astype(np.float32) * 255).astype(np.uint8)
-    found = "" if lowest is None else f" from {lowest:g} to {highest:g}"
+    found = f" from {lowest:g} to {highest:g}" if kind in "uif" else ""
     raise MediaError(
         f"The picture is an array of {pixels.dtype}{found}; expected uint8, uint16, bool, or floats from 0 "
         "to 1. Scale it to 0 to 255 and pass it as uint8."
