@@ -100,6 +100,14 @@ class Chat:
         if system is not None:
             self.messages.append({"role": "system", "content": system})
 
+    def __repr__(self) -> str:
+        counts = [f"{len(self.messages)} messages", f"{len(self._tools)} tools" if self._tools else ""]
+        counts += [
+            f"{len(self.dropped)} dropped" if self.dropped else "",
+            "thinking" if self.thinking else "",
+        ]
+        return f"<Chat {', '.join(filter(None, counts))}>"
+
     @property
     def tools(self) -> tuple[Tool, ...]:
         """What the model may call; may be set between turns, to anything that `Session.chat` takes."""

@@ -102,6 +102,14 @@ class Session:
         """Frees everything. Calling it again does nothing."""
         self.engine.close()
 
+    def __repr__(self) -> str:
+        engine = vars(self).get("engine")
+        if engine is None:
+            return "<Session that could not be opened>"
+        senses = [word for word, has in (("sees", self.has_vision), ("hears", self.has_audio)) if has]
+        state = f"n_ctx={engine.n_ctx}" if engine.is_open else "closed"
+        return f"<Session {', '.join([repr(self.name), *senses, state])}>"
+
     def __enter__(self) -> Session:
         return self
 

@@ -217,3 +217,23 @@ def mapped(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> A
         elif word in _ONE:
             out[word] = mapped(value, change)
     return out
+
+
+def property_names(schema: Any) -> set[str]:
+    """Names of the properties of a schema, at any depth.
+
+    Args:
+        schema: a JSON schema.
+
+    Returns:
+        The names.
+    """
+    names: set[str] = set()
+
+    def collect(part: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(part.get("properties"), Mapping):
+            names.update(part["properties"])
+        return part
+
+    mapped(schema, collect)
+    return names

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from nano_samples import scene
+from PIL import Image as Picture
 
 from gemma4_gguf import Session
 from gemma4_gguf.engine.sampler import Sampler
@@ -117,3 +119,86 @@ def test_what_cannot_be_run_is_refused_at_once(session: Session) -> None:
     for options in ({"max_rounds": 0}, {"timeout_s": 0.0}):
         with pytest.raises(OptionError):
             session.chat(tools=[add]).run("Go.", **options)  # type: ignore[arg-type]
+
+
+async def halve(x: int) -> float:
+    """Halves.
+
+    Args:
+        x: a number, or none.
+    """
+    return x / 2
+
+
+def test_an_async_function_is_awaited(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = session.chat(tools=[halve])
+    script(monkeypatch, session, calls("halve{x:3}"), f"1.5{TURN}")
+    assert chat.run("Halve 3.").text == "1.5"
+    assert chat.messages[2]["content"] == "1.5"
+
+
+def test_pictures_inside_of_a_result_are_shown(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> dict[str, Any]:
+        return {"caption": "a scene", "shot": Picture.open(scene(0).source)}
+
+    chat = session.chat(tools=[look])
+    script(monkeypatch, session, calls("look{}"), f"A circle.{TURN}")
+    chat.run("Look.", image_tokens=70)
+    prompt = session.prompt(chat.messages, tools=[look], image_tokens=70)
+    assert sum(not isinstance(item, int) for item in prompt.items) == 1
+    text = session.detokenize([item for item in prompt.items if isinstance(item, int)])
+    assert '{"caption": "a scene", "shot": "image 1"}' in text
+
+
+@pytest.mark.parametrize("value", [object(), b"\xff", iter([1])])
+def test_a_result_that_cannot_be_told_is_the_programmers(
+    session: Session, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    def odd() -> Any:
+        return value
+
+    chat = session.chat(tools=[odd])
+    script(monkeypatch, session, calls("odd{}"), f"Done.{TURN}")
+    with pytest.raises(ToolError, match="odd returned"):
+        chat.run("Go.")
+    with pytest.raises(ToolError, match="odd returned"):
+        chat.add_result(ToolCall("call_0", "odd", {}), value)
+    chat.add_result(ToolCall(chat.messages[-1]["tool_calls"][0]["id"], "odd", {}), {"n": 1})
+    assert chat.send().text == "Done." and chat.messages[2]["content"] == '{"n": 1}'
+
+
+def test_a_name_that_is_not_defined_is_the_programmers(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Any:
+        return missing_name  # type: ignore[name-defined]  # noqa: F821
+
+    script(monkeypatch, session, calls("broken{}"))
+    with pytest.raises(NameError):
+        session.chat(tools=[broken]).run("Go.")
+
+
+def test_the_model_is_shown_the_whole_schema(session: Session) -> None:
+    def plan(days: int | None, pace: Literal[1, 2], where: list[str] | str) -> None: ...
+
+    mcp = {
+        "name": "find",
+        "inputSchema": {"type": "object", "properties": {"q": {"type": ["string", "null"]}}},
+    }
+    items = session.prompt([{"role": "user", "content": "?"}], tools=[plan, mcp]).items
+    text = session.detokenize([item for item in items if isinstance(item, int)]).replace('<|"|>', '"')
+    assert 'days:{nullable:true,type:"INTEGER"}' in text
+    assert 'pace:{description:"One of: 1, 2.",type:"INTEGER"}' in text
+    assert 'where:{description:"Array of string or string.",items:{type:"STRING"},type:"ARRAY"}' in text
+    assert 'q:{nullable:true,type:"STRING"}' in text
+
+
+def test_reprs_are_one_line(session: Session, nano: Path) -> None:
+    chat = session.chat(system="Be brief.", tools=[add], thinking=True)
+    assert repr(chat) == "<Chat 1 messages, 1 tools, thinking>"
+    assert repr(session.chat()) == "<Chat 0 messages>"
+    assert repr(session) == f"<Session {session.name!r}, sees, hears, n_ctx=1024>"
+    with Session(nano, projector=None, device="cpu", n_ctx=256) as other:
+        assert repr(other) == f"<Session {session.name!r}, n_ctx=256>"
+    assert repr(other) == f"<Session {session.name!r}, closed>"
+    assert repr(Session.__new__(Session)) == "<Session that could not be opened>"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from gbnf_tools import Judge
 from nano_samples import scene
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -21,6 +22,8 @@ from gemma4_gguf.errors import (
     SchemaError,
 )
 from gemma4_gguf.grammars import load
+from gemma4_gguf.options import ToolOptions
+from gemma4_gguf.structured_output import reply_rules
 
 
 class Sighting(BaseModel):
@@ -274,3 +277,51 @@ def test_a_bare_dict_is_a_tool_too(random_session: Session) -> None:
     bare = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"enum": ["a"]}}}}
     reply = ask(random_session, "Go on.", tools=[bare], tool_choice="look", parallel_tool_calls=False)
     assert reply.tool_calls[0].name == "look"
+
+
+def declared(name: str, *, strict: bool | None = None, **schema: Any) -> dict[str, Any]:
+    function = {"name": name, "parameters": {"type": "object", "properties": {"x": schema}}}
+    return {"type": "function", "function": {**function, **({} if strict is None else {"strict": strict})}}
+
+
+NO_GRAMMAR = {"not": {"type": "string"}}
+
+
+def test_strict_counts_for_the_function_that_says_it() -> None:
+    tools = [
+        declared("a", strict=True, type="integer"),
+        declared("b", **NO_GRAMMAR),
+        declared("c", type="boolean"),
+    ]
+    rules = reply_rules(None, tools, ToolOptions())
+    assert rules is not None and rules.calls is not None and not rules.must_call
+    grammar = rules.calls.grammar.to_text()
+    judge = Judge(grammar)
+    for call, allowed in {
+        "a{x:1}": True,
+        "a{x:true}": False,
+        "b{x:1}": True,  # cannot be expressed, and nobody asked for it
+        "c{x:true}": True,
+        "c{x:1}": False,
+    }.items():
+        assert judge.accepts(f"<|tool_call>call:{call}<tool_call|>") is allowed
+    with pytest.raises(SchemaError):
+        reply_rules(None, [*tools[:1], declared("b", strict=True, **NO_GRAMMAR)], ToolOptions())
+    assert reply_rules(None, [declared("b", strict=False, **NO_GRAMMAR)], ToolOptions()) is None
+
+
+def test_only_tools_that_the_choice_allows_are_called() -> None:
+    tools = [declared("a", type="integer"), declared("b", **NO_GRAMMAR), declared("c", type="boolean")]
+    choice = {"mode": "AUTO", "allowedFunctionNames": ["a", "c"]}
+    rules = reply_rules(None, tools, ToolOptions(tool_choice=choice))
+    assert rules is not None and rules.calls is not None and not rules.must_call
+    judge = Judge(rules.calls.grammar.to_text())
+    assert [judge.accepts(f"<|tool_call>call:{c}<tool_call|>") for c in ("a{}", "b{}", "c{}")] == [
+        True,
+        False,
+        True,
+    ]
+    once = reply_rules(
+        None, tools, ToolOptions(tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    )
+    assert once is not None and not once.parallel and once.calls is None

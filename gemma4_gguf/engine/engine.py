@@ -84,6 +84,11 @@ class Engine:
         """Tokens that one conversation can hold."""
         return self.context.n_ctx
 
+    @property
+    def is_open(self) -> bool:
+        """It was not closed."""
+        return self._finalizer.alive
+
     def close(self) -> None:
         """Frees everything. Calling it again does nothing."""
         self._finalizer()

@@ -18,7 +18,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from gemma4_gguf.errors import SchemaError, ToolError
 from gemma4_gguf.grammars.sources import type_schema
-from gemma4_gguf.grammars.tool_dicts import mapped, openai_forms
+from gemma4_gguf.grammars.tool_dicts import mapped, openai_forms, property_names
 from gemma4_gguf.templates.tool_schemas import printable_tool
 from gemma4_gguf.types import ToolLike
 
@@ -136,6 +136,12 @@ def _check(tool: Tool, where: str) -> None:
             f"{where}: {tool.name[:200]!r} is no tool name; expected at most {MAX_NAME} letters, digits, "
             "_ or -, with . / or : between them. Declare it under another name."
         )
+    for name in property_names(tool.parameters):
+        if not name or name != name.strip() or any(mark in name for mark in ("<|", "|>", "\n", "\r")):
+            raise ToolError(
+                f"{where}: {tool.name} has an argument called {name!r}, which a call cannot carry; expected "
+                "a name that is not empty, without spaces around it, line breaks, <| and |>."
+            )
     _ = tool.shown  # says now what cannot be shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
 from typing import Any
 
@@ -153,6 +154,17 @@ class Bare:
 
 HOSTED = ["web_search", "web_search_20250305", "computer_use", "computer_20250124", "code_interpreter", "mcp"]
 HOSTED += ["file_search", "image_generation", "bash_20250124", "custom", "namespace", "local_shell"]
+BAD_NAMES = ("", " a", "a ", "a\nb", '<|"|>', "<turn|>", "<|x")
+
+
+def shallow(name: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "string"}}}
+
+
+def deep(name: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": {"anyOf": [{"type": "array", "items": shallow(name)}, {}]}}}
+
+
 HOLDS_ITSELF: dict[str, Any] = {"name": "f", "parameters": {"type": "object"}}
 HOLDS_ITSELF["parameters"]["properties"] = HOLDS_ITSELF["parameters"]
 
@@ -188,6 +200,11 @@ HOLDS_ITSELF["parameters"]["properties"] = HOLDS_ITSELF["parameters"]
         ({**NAMED, "parameters": {"type": "object", "properties": {1: {}}}}, "key 1 is no text"),
         ({**NAMED, "parameters": {"type": "object", "default": float("nan")}}, "no plain JSON"),
         ({**NAMED, "parameters": {"type": "object", "examples": {1, 2}}}, "no plain JSON"),
+        *(
+            ({**NAMED, "parameters": at(name)}, "an argument called")
+            for name in BAD_NAMES
+            for at in (shallow, deep)
+        ),
         (HOLDS_ITSELF, "holds itself"),
         (Weather(city="Oslo"), "'city'|names no function"),
         (None, "NoneType"),
@@ -207,7 +224,7 @@ HOLDS_ITSELF["parameters"]["properties"] = HOLDS_ITSELF["parameters"]
 def test_what_would_be_lost_is_refused(tool: Any, said: str) -> None:
     with pytest.raises(ToolError, match=rf"tools\[1\].*{said}"):
         as_tools([CANONICAL, tool])
-    if isinstance(tool, dict) and "no tool name" not in said:
+    if isinstance(tool, dict) and not re.search("no tool name|an argument", said):
         with pytest.raises(SchemaError):
             grammars.from_tools([tool])
 
