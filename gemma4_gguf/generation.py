@@ -134,6 +134,7 @@ class Generation:
             prompt.starts_in_thought,
             parallel_tool_calls=self._rules.parallel,
             first_call=sum(len(message.get("tool_calls", ())) for message in turn.messages),
+            bare_calls=self._rules.may_call and self._rules.value is None,
         )
         self._stop = StopText(turn.sampling.stop)
         self._tokens = engine.tokens(self._request(prompt, owner))
@@ -168,6 +169,8 @@ class Generation:
             for chunk in self._parser.flush(finish):
                 yield from self._pass(chunk)
             yield from self._text(self._stop.flush())
+            if self._stop_belongs_to_value():
+                yield from self._text(self._stop.release())
         finally:
             reply = self._parser.finish(finish, self._tokens.usage)
             self.reply = replace(reply, text=self._stop.passed) if self._turn.sampling.stop else reply
@@ -177,7 +180,10 @@ class Generation:
         yield Chunk("end", reply=self.reply)
 
     def _chunks(self, tokens: TokenStream) -> Generator[Chunk, None, FinishReason]:
-        """Yields what the tokens say; the value is why the reply ended."""
+        """Yields what the tokens say; the value is why the reply ended.
+
+        The bytes of a character that was cut in the middle are no text.
+        """
         characters = codecs.getincrementaldecoder("utf-8")("replace")
         piece, feed = self._engine.model.piece, self._parser.feed
         for token in tokens:
@@ -185,10 +191,18 @@ class Generation:
                 yield from self._pass(chunk)
                 if self._stop.hit or (chunk.kind == "tool_call" and not self._rules.parallel):
                     return "stop"
-        if tokens.finish_reason == "length":
-            for chunk in feed(None, characters.decode(b"", final=True)):
-                yield from self._pass(chunk)
         return tokens.finish_reason
+
+    def _stop_belongs_to_value(self) -> bool:
+        """A stop text was found that the value needs to be whole, such as the last bracket of JSON."""
+        guide = self._guide
+        return (
+            guide is not None
+            and self._rules.value is not None
+            and self._stop.hit
+            and not guide.accepts(self._stop.passed)
+            and guide.accepts(self._stop.whole)
+        )
 
     def _pass(self, chunk: Chunk) -> Iterator[Chunk]:
         """Lets a chunk through; text goes past the stop texts first."""

@@ -32,15 +32,17 @@ PLACEHOLDERS = {kind: f"<|{kind}|>" for kind in MODALITIES}
 MEDIA_BEGIN = {kind: f"<|{kind}>" for kind in MODALITIES}
 MEDIA_END = {kind: f"<{kind}|>" for kind in MODALITIES}
 
-# A model never has a reason to write these, and a grammar or a media span breaks when it does.
-NEVER_WRITTEN = frozenset(
+# Those that are never text, wherever they stand.
+SILENT_TEXT = frozenset(
     (
-        *("<pad>", BOS, "<unk>", "<mask>", "[multimodal]", "<|think|>", "<|tool>", "<tool|>"),
+        *(BOS, "<eos>", "<pad>", "<|think|>", "<|tool>", "<tool|>"),
         *PLACEHOLDERS.values(),
         *MEDIA_BEGIN.values(),
         *MEDIA_END.values(),
     )
 )
+# A model never has a reason to write these, and a grammar or a media span breaks when it does.
+NEVER_WRITTEN = SILENT_TEXT - {"<eos>"} | {"<unk>", "<mask>", "[multimodal]"}
 
 _LOOKS_LIKE_ONE = re.compile(r"<\|[^<>]*>|<[^<>]*\|>")
 _PRIVATE_USE = range(0xE000, 0xF900)  # characters that no text of people holds

@@ -173,6 +173,20 @@ class Guide:
         """What was written after the thought, and so far."""
         return self._table.tokenizer.decode_bytes(self._written).decode("utf-8", "replace")
 
+    def accepts(self, text: str) -> bool:
+        """Whether a text, the thought before it left out, is a whole reply.
+
+        Args:
+            text: of any length.
+
+        Returns:
+            False for a tool call.
+        """
+        matcher = self._matcher.deep_copy()
+        matcher.reset()
+        tokens = self._table.tokenizer.greedy_tokenize(text)
+        return matcher.try_consume_tokens(tokens) == len(tokens) and bool(matcher.is_accepting())
+
     @property
     def finished(self) -> bool:
         """What was written so far is a whole reply, and nothing can be added to it."""

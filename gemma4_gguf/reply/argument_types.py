@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from gemma4_gguf.special_tokens import QUOTE
 
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
+_LOOSE_NUMBER = re.compile(rf"[+-]?(?:{_DIGITS}(\.(?:{_DIGITS})?)?|(\.{_DIGITS}))([eE][+-]?[0-9]+)?")
+_LONGEST_NUMBER = 300  # characters
+_MAX_STEPS = 8  # from reference to reference, and from alternative to alternative
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -30,7 +35,7 @@ def literal(word: str) -> tuple[bool, Any]:
     if word in _WORDS:
         return True, _WORDS[word]
     match = _NUMBER.fullmatch(word)
-    if match is None or len(word) > 300:
+    if match is None or len(word) > _LONGEST_NUMBER:
         return False, None
     if match.group(1) is None and match.group(2) is None:
         return True, int(word)
@@ -55,14 +60,15 @@ def fit(value: Any, schema: Any, notes: list[str], root: Any = None) -> Any:
     root = schema if root is None else root
     schema = deref(schema, root)
     if isinstance(value, dict):
+        schema = alternative(schema, "object", root)
         return {bare(k): fit(v, sub(schema, bare(k), root), notes, root) for k, v in value.items()}
     if isinstance(value, list):
-        items = schema.get("items", {})
+        items = alternative(schema, "array", root).get("items", {})
         return [fit(v, items, notes, root) for v in value]
     if isinstance(value, str) and bare(value) != value:
         notes.append("delimiters around a text were taken off")
         value = bare(value)
-    wanted = types_of(schema)
+    wanted = types_of(schema, root)
     if not wanted or _type_of(value) & wanted:
         return value
     out = _convert(value, wanted)
@@ -74,8 +80,14 @@ def fit(value: Any, schema: Any, notes: list[str], root: Any = None) -> Any:
 def _convert(value: Any, wanted: set[str]) -> Any:
     if isinstance(value, str):
         word = value.strip()
-        if "integer" in wanted or "number" in wanted:
-            word = re.sub(r"^([+-]?)0+(?=\d)", r"\1", word).removeprefix("+")
+        if wanted & {"integer", "number"}:
+            number = _number(word)
+            if isinstance(number, float) and "integer" in wanted and number.is_integer():
+                number = int(number)
+            if number is not None and _type_of(number) & wanted:
+                return number
+        if "boolean" in wanted and word.lower() in ("true", "false"):
+            return word.lower() == "true"
         known, out = literal(word)
         if not known and wanted & {"array", "object"}:
             known, out = parse_json(value)
@@ -85,6 +97,17 @@ def _convert(value: Any, wanted: set[str]) -> Any:
     if "string" in wanted and isinstance(value, (bool, int, float)):
         return json.dumps(value)
     return value
+
+
+def _number(word: str) -> int | float | None:
+    """A number in any spelling that means one: 108. and .5 and +3 and 007 and 1_000."""
+    match = _LOOSE_NUMBER.fullmatch(word)
+    if match is None or len(word) > _LONGEST_NUMBER:
+        return None
+    if not any(match.groups()):
+        return int(word)
+    number = float(word)
+    return number if math.isfinite(number) else None
 
 
 def deref(schema: Any, root: Any) -> dict[str, Any]:
@@ -97,38 +120,70 @@ def deref(schema: Any, root: Any) -> dict[str, Any]:
     Returns:
         The schema they lead to; {} for anything else.
     """
-    for _ in range(8):
+    for _ in range(_MAX_STEPS):
         if not isinstance(schema, Mapping):
             return {}
         ref = schema.get("$ref")
         if not isinstance(ref, str) or not ref.startswith("#"):
             return dict(schema)
         schema = root
-        for step in ref[1:].split("/")[1:]:
+        for step in unquote(ref[1:]).split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
             schema = schema.get(key) if isinstance(schema, Mapping) else None
     return {}
 
 
-def types_of(schema: Mapping[str, Any]) -> set[str]:
+def types_of(schema: Mapping[str, Any], root: Any = None, *, steps: int = _MAX_STEPS) -> set[str]:
     """JSON types that a schema allows.
 
     Args:
         schema: a JSON schema.
+        root: schema in which references of its alternatives are looked up.
+        steps: alternatives inside alternatives that are looked at.
 
     Returns:
         Their names; empty when anything goes.
     """
-    for word in ("anyOf", "oneOf"):
-        if isinstance(schema.get(word), list):
-            parts = [types_of(part) for part in schema[word] if isinstance(part, Mapping)]
-            return set().union(*parts) if parts and all(parts) else set()
+    for parts in _alternatives(schema, root):
+        each = [types_of(part, root, steps=steps - 1) for part in parts if steps > 0]
+        return set().union(*each) if each and all(each) else set()
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if "type" not in schema and isinstance(values, list):
+        return set().union(*map(_type_of, values))
     kind = schema.get("type")
     kinds = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
     kinds = {str(k).lower() for k in kinds}
     if kinds and schema.get("nullable") is True:
         kinds.add("null")
     return kinds
+
+
+def alternative(schema: Any, kind: str, root: Any) -> dict[str, Any]:
+    """The part of a schema that a value of one JSON type has to fit.
+
+    Args:
+        schema: a JSON schema, maybe with alternatives (anyOf, oneOf).
+        kind: such as "object".
+        root: schema in which references are looked up.
+
+    Returns:
+        The only alternative that allows the type, with references followed; the schema itself where there
+        are none, or several.
+    """
+    schema = deref(schema, root)
+    for _ in range(_MAX_STEPS):
+        parts = next(_alternatives(schema, root), [])
+        fitting = [part for part in parts if kind in types_of(part, root)]
+        if len(fitting) != 1:
+            break
+        schema = fitting[0]
+    return schema
+
+
+def _alternatives(schema: Mapping[str, Any], root: Any) -> Iterator[list[dict[str, Any]]]:
+    for word in ("anyOf", "oneOf"):
+        if isinstance(schema.get(word), list):
+            yield [deref(part, root) for part in schema[word]]
 
 
 def _type_of(value: Any) -> set[str]:
@@ -139,7 +194,7 @@ def _type_of(value: Any) -> set[str]:
     if isinstance(value, int):
         return {"integer", "number"}
     names = {float: "number", str: "string", list: "array", dict: "object"}
-    return {names[type(value)]}
+    return {names.get(type(value), "")}
 
 
 def allows(schema: Mapping[str, Any], kind: str) -> bool:
@@ -190,9 +245,12 @@ def sub(schema: Any, key: str, root: Any) -> dict[str, Any]:
         root: schema in which references are looked up.
 
     Returns:
-        {} when it says nothing.
+        That of all undeclared ones where it is not declared; {} when nothing is said.
     """
-    return deref(properties(schema).get(key), root)
+    declared = properties(schema)
+    if key not in declared and isinstance(schema, Mapping):
+        return deref(schema.get("additionalProperties"), root)
+    return deref(declared.get(key), root)
 
 
 def parse_json(text: str) -> tuple[bool, Any]:

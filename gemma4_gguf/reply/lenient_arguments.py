@@ -1,8 +1,8 @@
 """Lenient argument reader: the arguments of a tool call as models really write them.
 
 JSON or Python quotes, `=` for `:`, parentheses, text without delimiters, delimiters used as quotation marks,
-missing ends. A value ends where what follows can only be the next argument, a closing bracket that is due, or
-the end; which keys there can be comes from the tool's JSON schema. No backtracking.
+missing values and ends. A value ends where what follows can only be the next argument, a closing bracket that
+is due, or the end; which keys there can be comes from the tool's JSON schema. No backtracking.
 """
 
 from __future__ import annotations
@@ -12,15 +12,37 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemma4_gguf.reply.argument_types import allows, deref, literal, only_text, properties, sub
+from gemma4_gguf.reply.argument_types import (
+    allows,
+    alternative,
+    deref,
+    literal,
+    only_text,
+    properties,
+    sub,
+    types_of,
+)
 
 MAX_DEPTH = 64
 _SPACES = re.compile(r"\s*")
-_ONLY_ENDS = re.compile(r"[\s,;}\])]*\Z")
+_ENDS = "\t\n\r ,;})]"  # what may follow the last bracket
 
 
 class Unreadable(Exception):
     """This reading does not work; another may."""
+
+
+def twice(key: str, value: Any) -> str:
+    """What is said about a key that comes again.
+
+    Args:
+        key: it.
+        value: what it had, which the last one replaces.
+
+    Returns:
+        A sentence without a full stop.
+    """
+    return f"argument {key!r} was written twice; the last one counts, not {value!r}"
 
 
 @dataclass
@@ -50,6 +72,8 @@ class Lenient:
         self.text, self.mark, self.root = text, mark, root
         self.known_only, self.ends, self.force = known_only, ends, force
         self.at = 0
+        self.only_ends = len(text.rstrip(_ENDS))  # from here on
+        self.looks_left = len(text) + 1000  # at what may end a value: a bound on the time
         self.stack: list[Frame] = []
         self.notes: list[str] = []
         quote = "[" + re.escape(mark) + "\"']?"
@@ -71,10 +95,11 @@ class Lenient:
             inner = re.compile(r"\(\s*\{").match(self.text)
             if inner:
                 self.text = self.text[inner.end() - 1 :].rstrip().removesuffix(")")
+                self.only_ends = len(self.text.rstrip(_ENDS))
                 opener = "{"
         self.at = 1
         out = self.object(self.root, "}" if opener == "{" else ")")
-        if not _ONLY_ENDS.match(self.text, self.at):
+        if self.at < self.only_ends:
             raise Unreadable
         return out
 
@@ -95,53 +120,59 @@ class Lenient:
         while self.at < len(self.text) and (self.text[self.at].isspace() or self.text[self.at] in extra):
             self.at += 1
 
-    def key_pattern(self, frame: Frame) -> re.Pattern[str]:
-        """Pattern of a key, with its colon, that may come next in an object.
+    def key(self, frame: Frame, at: int, *, again: bool = False) -> re.Match[str] | None:
+        """A key, with its colon, that may come next in an object.
 
         Args:
             frame: the object.
+            at: index into the text.
+            again: it may be one that was there before.
 
         Returns:
-            Its group 1 is the key.
+            Its group 1 is the key; None where there is none.
         """
         if not (self.known_only and frame.keys):
-            return self.any_key
-        free = tuple(key for key in frame.keys if key not in frame.used)
-        if free not in self.key_cache:
+            return self.any_key.match(self.text, at)
+        if frame.keys not in self.key_cache:
             quote = "[" + re.escape(self.mark) + "\"']?"
-            words = "|".join(re.escape(key) for key in sorted(free, key=len, reverse=True)) or r"(?!)"
-            self.key_cache[free] = re.compile(rf"\s*{quote}({words}){quote}\s*[:=]")
-        return self.key_cache[free]
+            words = "|".join(re.escape(key) for key in sorted(frame.keys, key=len, reverse=True))
+            self.key_cache[frame.keys] = re.compile(rf"\s*{quote}({words}){quote}\s*[:=]")
+        found = self.key_cache[frame.keys].match(self.text, at)
+        return found if found is not None and (again or found.group(1) not in frame.used) else None
 
-    def ends_value(self, at: int) -> bool:
+    def ends_value(self, at: int, *, again: bool = False) -> bool:
         """Whether what follows a place can only be the end of this value.
 
         Args:
             at: index into the text.
+            again: a key that was there before may follow.
 
         Returns:
             False where the value may go on.
         """
         text, depth = self.text, len(self.stack)
+        self.looks_left -= 1
+        if self.looks_left < 0:
+            raise Unreadable
         while True:
             while at < len(text) and text[at].isspace():
                 at += 1
             if at >= len(text):
                 return depth == 0 or self.ends
             if depth == 0:
-                return _ONLY_ENDS.match(text, at) is not None
+                return at >= self.only_ends
             frame = self.stack[depth - 1]
             if text[at] == frame.closer:
                 depth, at = depth - 1, at + 1
             elif text[at] == ",":
-                if frame.array or self.key_pattern(frame).match(text, at + 1):
+                if frame.array or self.key(frame, at + 1, again=again):
                     return True
                 at = _SPACES.match(text, at + 1).end()  # type: ignore[union-attr]
                 if text[at : at + 1] != frame.closer:
                     return False
             else:
                 keys = self.known_only and frame.keys
-                return bool(keys and not frame.array and self.key_pattern(frame).match(text, at))
+                return bool(keys and not frame.array and self.key(frame, at))
 
     def object(self, schema: dict[str, Any], closer: str = "}") -> dict[str, Any]:
         """Reads members up to the closing bracket.
@@ -167,14 +198,17 @@ class Lenient:
             if self.text[self.at] == closer:
                 self.at += 1
                 break
-            key = self.key_pattern(frame).match(self.text, self.at)
-            if key is None or key.group(1) in out:
+            key = self.key(frame, self.at, again=True)
+            if key is None:
                 raise Unreadable
+            name = key.group(1)
+            if name in out:
+                self.note(twice(name, out[name]))
             self.at = key.end()
             if key.group().rstrip().endswith("="):
                 self.note("`=` was read as `:`")
-            frame.used.add(key.group(1))
-            out[key.group(1)] = self.value(sub(schema, key.group(1), self.root))
+            frame.used.add(name)
+            out[name] = self.value(sub(schema, name, self.root))
         self.stack.pop()
         return out
 
@@ -188,7 +222,7 @@ class Lenient:
             The items.
         """
         self.push(Frame("]", array=True))
-        items = deref(schema.get("items"), self.root)
+        items = deref(alternative(schema, "array", self.root).get("items"), self.root)
         out: list[Any] = []
         while True:
             self.skip(",")
@@ -254,7 +288,7 @@ class Lenient:
             self.at = start
         if char == "{" and allows(schema, "object"):
             self.at = first + 1
-            return self.object(schema)
+            return self.object(alternative(schema, "object", self.root))
         if char == "[" and allows(schema, "array"):
             self.at = first + 1
             return self.array(schema)
@@ -277,7 +311,7 @@ class Lenient:
             if not self.force:
                 raise Unreadable
             self.note("a missing end of a text was added")
-            end = self.last_end()
+            end = self.last_end(self.at + 1)
             text, self.at = self.text[self.at + 1 : end], end
         else:
             text, self.at = self.text[self.at + 1 : end], end + 1
@@ -285,15 +319,18 @@ class Lenient:
             self.note("delimiters inside a text were read as quotation marks")
         return text.replace(self.mark, '"')
 
-    def last_end(self) -> int:
+    def last_end(self, start: int) -> int:
         """Where the closing brackets at the very end begin.
+
+        Args:
+            start: index into the text; they do not begin before it.
 
         Returns:
             Index into the text.
         """
         end = len(self.text.rstrip())
         for frame in self.stack:
-            if end > self.at + 1 and self.text[end - 1] == frame.closer:
+            if end > start and self.text[end - 1] == frame.closer:
                 end = len(self.text[: end - 1].rstrip(" \t"))
         return end
 
@@ -308,10 +345,10 @@ class Lenient:
         """
         end = self.at
         while (end := self.text.find(quote, end + 1)) >= 0:
-            if self.text[end - 1] == "\\" and not self.text[self.at + 1 : end].endswith("\\\\"):
+            if _is_escaped(self.text, end):
                 continue
             dangling = self.text[end + 1 : end + 2] == self.mark
-            if self.ends_value(end + 1 + dangling):
+            if self.ends_value(end + 1 + dangling, again=True):
                 inner = self.text[self.at + 1 : end]
                 self.at = end + 1 + dangling
                 self.note("a text in plain quotes was accepted")
@@ -328,7 +365,7 @@ class Lenient:
             A number, a constant or a text.
 
         Raises:
-            Unreadable: it never ends, or is empty.
+            Unreadable: it never ends.
         """
         stops = re.compile("[" + re.escape(self.mark + ",}])") + "]|$")
         for stop in stops.finditer(self.text, self.at):
@@ -338,8 +375,8 @@ class Lenient:
                 break
         else:
             raise Unreadable
-        if not marked and not literal(self.text[self.at : at].strip())[0] and _ONLY_ENDS.match(self.text, at):
-            at = max(at, self.last_end())  # brackets before the last ones belong to the text
+        if not marked and not literal(self.text[self.at : at].strip())[0] and at >= self.only_ends:
+            at = max(at, self.last_end(self.at))  # brackets before the last ones belong to the text
         text, self.at = self.text[self.at : at], at + marked
         known, out = literal(text.strip())
         if known and not marked and not only_text(schema):
@@ -347,10 +384,22 @@ class Lenient:
                 self.note("Python spelling of a constant was accepted")
             return out
         if not text.strip() and not marked:
-            raise Unreadable
+            if self.stack[-1].array:
+                raise Unreadable
+            nothing = "null" in types_of(schema, self.root) and not allows(schema, "string")
+            self.note("a missing value was read as " + ("null" if nothing else "an empty text"))
+            return None if nothing else ""
         self.note("a text without delimiters was accepted")
         text = text.strip(" \t").replace(self.mark, '"')
         return text[1:] if marked and text[:1] in ('"', "'") else text
+
+
+def _is_escaped(text: str, at: int) -> bool:
+    """Whether an odd number of backslashes stands before a character."""
+    start = at
+    while start > 0 and text[start - 1] == "\\":
+        start -= 1
+    return (at - start) % 2 == 1
 
 
 def _unescape(text: str, quote: str) -> str:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 
-from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
+from gemma4_gguf.special_tokens import MARKER_TEXT, SILENT_TEXT, Markers
 
 Piece = tuple[str | None, str]
-"""(marker name, or None for ordinary text; the text)"""
+"""(marker name, "silent" for one that means nothing, or None for ordinary text; the text)"""
 
-THOUGHT_HEADER = re.compile(r"\s*thought[ \t]*\r?\n")
+THOUGHT_HEADER = re.compile(r"\s*thought[ \t]{0,8}\r?\n")
 """The word that stands first in a thought channel and is no part of the thought."""
-_MARKER_NAME = {text: name for name, text in MARKER_TEXT.items()}
-_MARKER_RE = re.compile("|".join(re.escape(text) for text in MARKER_TEXT.values()))
+_HALF_HEADER = re.compile(r"thought[ \t]{0,8}\r?")
+_MARKER_NAME = {text: name for name, text in MARKER_TEXT.items()} | dict.fromkeys(SILENT_TEXT, "silent")
+_MARKER_RE = re.compile("|".join(map(re.escape, _MARKER_NAME)))
+_LONGEST_MARKER = max(map(len, _MARKER_NAME))
 
 
 class Lexer:
@@ -71,19 +73,19 @@ class Lexer:
 
 def _marker_start(text: str, at: int) -> int:
     """Index from which the end of a text may be the start of a marker; its length if nowhere."""
-    for start in range(max(at, len(text) - 17), len(text)):
-        if any(marker.startswith(text[start:]) for marker in MARKER_TEXT.values()):
+    for start in range(max(at, len(text) - _LONGEST_MARKER + 1), len(text)):
+        if text[start] == "<" and any(marker.startswith(text[start:]) for marker in _MARKER_NAME):
             return start
     return len(text)
 
 
 def may_be_header(body: str) -> bool:
-    """Whether text that begins so may still turn out to be the header of a thought and nothing else.
+    """Whether text that begins so may still turn out to begin with the header of a thought.
 
     Args:
         body: what came so far, without white space before it.
 
     Returns:
-        True for an empty one, too.
+        True for an empty one, too; False once the header is whole.
     """
-    return "thought\n".startswith(body) or bool(re.fullmatch(r"thought[ \t]*\r?(\n\s*)?", body))
+    return "thought".startswith(body) or _HALF_HEADER.fullmatch(body) is not None

@@ -15,12 +15,16 @@ from typing import Any
 
 from gemma4_gguf.grammars.tool_dicts import openai_tools
 from gemma4_gguf.reply.argument_types import deref, fit, literal, parse_json, properties
-from gemma4_gguf.reply.lenient_arguments import MAX_DEPTH, Lenient, Unreadable
+from gemma4_gguf.reply.lenient_arguments import MAX_DEPTH, Lenient, Unreadable, twice
 from gemma4_gguf.reply.lexer import Piece
 from gemma4_gguf.special_tokens import CHANNEL_CLOSE, CHANNEL_OPEN, QUOTE, unused_character
 
-_NAME = re.compile(r"\s*call:\s*([^\s{}()\[\]\"',<>|]+)\s*")
-_EMPTY_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}\s*(?:thought)?\s*{re.escape(CHANNEL_CLOSE)}")
+NAME = r"[^\s{}()\[\]\"',<>|]{1,128}"
+"""Pattern of a tool's name in a call; it may have a namespace before it."""
+_HEAD = re.compile(rf"[\s:-]*(?:call:)?\s*({NAME})\s*")  # models leave out or double parts of `call:`
+_BEGINS = re.compile(rf"[\s:-]*({NAME})?\s{{0,8}}")
+_LONGEST_HEAD = 256  # characters
+_EMPTY_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}\s*(?:thought\s*)?{re.escape(CHANNEL_CLOSE)}")
 _BLOCK = re.compile(r"BEGIN_ARG:?[ \t]*([^\n]*)\n(.*?)(?:\n?[ \t]*END_ARG|\Z)", re.DOTALL)
 
 
@@ -47,6 +51,39 @@ def tool_schemas(tools: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     """
     functions = [tool["function"] for tool in openai_tools(tools)]
     return {function["name"]: function.get("parameters", {}) for function in functions}
+
+
+def begins_call(body: str, schemas: Mapping[str, Any] | None) -> bool | None:
+    """Whether a call follows its marker, or the marker is only mentioned.
+
+    Args:
+        body: what came after it so far.
+        schemas: by declared name, None when no tools are known.
+
+    Returns:
+        None as long as more has to be seen.
+    """
+    head = _BEGINS.match(body)
+    name, rest = (head.group(1), body[head.end() :]) if head else (None, body)
+    if body.lstrip(" \t\r\n:-").startswith("call:") or (rest.startswith("{") and not name):
+        return True
+    if not rest:
+        return None if len(body) <= _LONGEST_HEAD else False
+    return bool(name and rest[0] in "{(" and (not schemas or declared_name(name, schemas)))
+
+
+def names_tool(body: str, schemas: Mapping[str, Any] | None) -> bool:
+    """Whether nothing but the name of a declared tool stands between the markers of a call.
+
+    Args:
+        body: what stands there.
+        schemas: by declared name, None when no tools are known.
+
+    Returns:
+        False when no tools are known.
+    """
+    head = _BEGINS.fullmatch(body)
+    return bool(head and head.group(1) and schemas and declared_name(head.group(1), schemas))
 
 
 def read_call(
@@ -85,12 +122,14 @@ def _read(
     notes: list[str] = []
     if body.lstrip().startswith("{"):
         return _read_json(body.replace(mark, '"'), schemas)
-    head = _NAME.match(body)
+    head = _HEAD.match(body)
     if head is None:
         raise Unreadable
     name, schema = _resolve(head.group(1).rstrip(":"), schemas, notes)
     schema = {**schema, **deref(schema, schema)}
     rest = body[head.end() :]
+    if not rest and ends and schemas and name in schemas:
+        return ReadCall(name, {}, (*notes, "missing brackets were added"))
     if not rest.startswith(("{", "(")):
         if "BEGIN_ARG" not in rest:
             raise Unreadable
@@ -110,13 +149,15 @@ def _read_arguments(
 ) -> dict[str, Any]:
     known = properties(schema)
     strict = None
+    reader = _Strict(rest, mark)
     try:
-        strict = _Strict(rest, mark).arguments()
+        strict = reader.arguments()
     except Unreadable:
         pass
     # A key that is no identifier was no key: a delimiter inside a text split it.
     torn = strict is not None and known and any(k not in known and not _is_word(k) for k in strict)
     if strict is not None and not torn:
+        notes += reader.notes
         return strict
     texts = [rest]
     if CHANNEL_CLOSE in rest:
@@ -124,29 +165,47 @@ def _read_arguments(
     for text in texts:
         for known_only in (True, False) if known else (False,):
             try:
-                reader = Lenient(text, mark, schema, known_only=known_only, ends=ends, force=force)
-                out = reader.arguments()
+                lenient = Lenient(text, mark, schema, known_only=known_only, ends=ends, force=force)
+                out = lenient.arguments()
             except Unreadable:
                 continue
-            notes += reader.notes
+            notes += lenient.notes
             return out
     if strict is not None:
+        notes += reader.notes
         return strict
     raise Unreadable
+
+
+def declared_name(name: str, schemas: Mapping[str, Any]) -> str | None:
+    """The declared tool that a call means.
+
+    Args:
+        name: as the model wrote it.
+        schemas: by declared name.
+
+    Returns:
+        The same name, or the only one that differs in case or lacks a namespace; None where there is none.
+    """
+    if name in schemas:
+        return name
+    last = re.split(r"[:./]", name)[-1].casefold()
+    close = [known for known in schemas if known.casefold() in (last, name.casefold())]
+    return close[0] if len(close) == 1 else None
 
 
 def _resolve(
     name: str, schemas: Mapping[str, dict[str, Any]] | None, notes: list[str]
 ) -> tuple[str, dict[str, Any]]:
-    if not schemas or name in schemas:
-        return name, (schemas or {}).get(name, {})
-    last = re.split(r"[:./]", name)[-1].casefold()
-    close = [known for known in schemas if known.casefold() in (last, name.casefold())]
-    if len(close) == 1:
-        notes.append(f"the name {name!r} was read as {close[0]!r}")
-        return close[0], schemas[close[0]]
-    notes.append("no tool of this name was declared")
-    return name, {}
+    if not schemas:
+        return name, {}
+    known = declared_name(name, schemas)
+    if known is None:
+        notes.append("no tool of this name was declared")
+        return name, {}
+    if known != name:
+        notes.append(f"the name {name!r} was read as {known!r}")
+    return known, schemas[known]
 
 
 def _read_json(body: str, schemas: Mapping[str, dict[str, Any]] | None) -> ReadCall:
@@ -184,6 +243,7 @@ class _Strict:
 
     def __init__(self, text: str, mark: str) -> None:
         self.text, self.mark, self.at, self.depth = text, mark, 0, 0
+        self.notes: list[str] = []
 
     def arguments(self) -> dict[str, Any]:
         out = self.object()
@@ -211,8 +271,10 @@ class _Strict:
             self.peek()
             colon = self.text.find(":", self.at)
             key = self.text[self.at : colon].strip()
-            if colon < 0 or not key or key in out or any(c in key for c in (self.mark, '"', "'", "{", "}")):
+            if colon < 0 or not key or any(c in key for c in (self.mark, '"', "'", "{", "}")):
                 raise Unreadable
+            if key in out:
+                self.notes.append(twice(key, out[key]))
             self.at = colon + 1
             out[key] = self.value()
             if self.take("}"):

@@ -185,6 +185,9 @@ SCHEMA_TYPES = [
     ("zip:12345", {"zip": TEXT}, {"zip": "12345"}),
     (f"on:{Q}true{Q}", {"on": {"type": "boolean"}}, {"on": True}),
     (f"l:{Q}[1, 2]{Q}", {"l": {"type": "array", "items": WHOLE}}, {"l": [1, 2]}),
+    (f"n:{Q}1e3{Q}", {"n": WHOLE}, {"n": 1000}),
+    (f"on:{Q}TRUE{Q}", {"on": {"type": "boolean"}}, {"on": True}),
+    ("x:1e999", {"x": {"type": "number"}}, {"x": "1e999"}),  # no finite number
     ("v:null", {"v": {"anyOf": [TEXT, {"type": "null"}]}}, {"v": None}),
     (f"v:{Q}5{Q}", {"v": {"anyOf": [TEXT, WHOLE]}}, {"v": "5"}),
     (f"v:{Q}x{Q}", {"v": WHOLE}, {"v": "x"}),  # no reading as a number: left for the caller to refuse
@@ -236,6 +239,13 @@ WORDS = [
 ]
 SOUP = [
     *MARKER_TEXT.values(),
+    "<|tool_call>:f{",
+    "<tool_call:f{",
+    "```\n",
+    "`",
+    "<|tool_call>f",
+    "\\",
+    ">",
     *WORDS,
     "{",
     "}",
@@ -262,13 +272,96 @@ def chunked(draw):
     return text, [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
+SILENT = ["<eos>", "<bos>", "<pad>", "<|think|>", "<|image|>", "<tool|>"]
+
+
+@pytest.mark.parametrize("marker", SILENT)
+@pytest.mark.parametrize("split", [1, 3, 1000])
+def test_control_markers_are_not_text(marker, split):
+    """They mean nothing in a reply, wherever they stand; in a text argument they are characters."""
+    inside = f"the {marker} marker"
+    raw = f"{marker}<|channel>thought\nhm{marker}<channel|>Bye{marker}, all.{marker}" + call(
+        f"f{{a:{Q}{inside}{Q}}}{marker}", close=False
+    )
+    parser = ReplyParser(None)
+    chunks = [c for at in range(0, len(raw), split) for c in parser.feed(None, raw[at : at + split])]
+    reply = parser.finish("stop")
+    assert (reply.text, reply.thinking, reply.warnings) == ("Bye, all.", "hm", ())
+    assert reply.tool_calls[0].arguments == {"a": inside}
+    assert "".join(c.text for c in chunks if c.kind == "text") == reply.text
+
+
+def test_calls_without_marker_can_be_left_alone():
+    raw = "call:f{a:1}"
+    parser = ReplyParser(None, [tool(a=WHOLE)], bare_calls=False)
+    parser.feed(None, raw)
+    assert parser.finish("stop").text == raw
+    assert read(raw, [tool(a=WHOLE)])[2] == [("f", {"a": 1})]
+
+
+def test_a_cut_call_is_not_run():
+    for raw in (call("get", close=False), "call:get{a:1", "call:ge"):
+        parser = ReplyParser(None, [tool("get", a=WHOLE), tool("get_all")])
+        parser.feed(None, raw)
+        reply = parser.finish("length")
+        assert (reply.text, reply.tool_calls) == (raw, ())
+
+
+def test_values_take_the_type_of_their_alternative():
+    parameters = {
+        "type": "object",
+        "properties": {
+            "place": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}]},
+            "way": {"enum": [1, 2]},
+        },
+        "$defs": {"Place": {"type": "object", "properties": {"x": {"type": "number"}}}},
+    }
+    raw = call(f"f{{place:{{x:{Q}108.{Q}}},way:{Q}2{Q}}}")
+    reply = parse_reply(raw, [{"name": "f", "parameters": parameters}])
+    assert reply.tool_calls[0].arguments == {"place": {"x": 108.0}, "way": 2}
+
+
+def test_a_schema_that_refers_to_itself_ends():
+    parameters = {"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}, WHOLE]}}}
+    assert read(call("f{a:.5}"), [{"name": "f", "parameters": parameters}])[2] == [("f", {"a": ".5"})]
+
+
+MANY = 20_000
+FLOODS = {
+    "nested objects": call("f" + "{a:" * 100_000),
+    "nested arrays": call("f{a:" + "[" * 100_000 + "]" * 100_000 + "}"),
+    "nested JSON": '<|tool_call>{"name":"f","arguments":{"a":' + "[" * 100_000 + "]" * 100_000 + "}}",
+    "nested in a text": call(f"f{{a:{Q}" + "[" * 100_000 + "]" * 100_000 + f"{Q}}}"),
+    "nested without marker": "call:f" + "{a:" * 100_000,
+    "spaces after thought": "thought" + " " * MANY,
+    "spaces in a thought": "<|channel>thought\nx" + " " * MANY + "y",
+    "closing markers in a text": f"<|tool_call>call:f{{a:{Q}" + "<tool_call|>" * MANY,
+    "opening markers in a text": f"<|tool_call>call:f{{a:{Q}" + "<|tool_call>" * MANY,
+    "closing brackets": call("f{a:x" + "}" * MANY + "x"),
+    "plain quotes": call("f{" + "b:'x," * MANY + "}"),
+    "escaped quotes": call('f{a:"' + '\\"' * MANY + "}"),
+    "keys": call("f{" + "b:1," * MANY + "}"),
+    "spaces in an empty thought": call("f{a:<|channel>" + " " * MANY + "x<channel|>}"),
+    "calls without marker that never close": "call:f{a:x\n" * MANY,
+    "openers": "call:" * MANY,
+    "warnings": "".join(f"<|tool_response>response:f{{{n}}}<tool_response|>" for n in range(MANY)),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_no_reply_takes_long(name):
+    """A reader that were quadratic, or that recursed, would not come back from these."""
+    reply = parse_reply(FLOODS[name], [tool(a=TEXT)])
+    assert reply.text or reply.thinking or reply.tool_calls or reply.warnings
+
+
 @settings(max_examples=400, deadline=None)
 @given(chunked(), st.booleans(), st.sampled_from(["stop", "length"]), st.booleans())
 def test_marker_soup(soup, starts_in_thought, finish_reason, with_tools):
     """Never an exception; chunk boundaries change nothing; ids and text agree; no word is lost."""
     text, parts = soup
     options = {
-        "tools": [tool(alpha=TEXT, beta=WHOLE)] if with_tools else None,
+        "tools": [tool(alpha=TEXT, beta=WHOLE), tool("alpha")] if with_tools else None,
         "starts_in_thought": starts_in_thought,
     }
     whole = stream([(None, text)], None, finish_reason, **options)
