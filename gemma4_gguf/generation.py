@@ -175,7 +175,7 @@ class Generation:
             reply = self._parser.finish(finish, self._tokens.usage)
             self.reply = replace(reply, text=self._stop.passed) if self._turn.sampling.stop else reply
         if self._guide is not None:
-            parsed = self._rules.check(self.reply, self._guide, finish)
+            parsed = self._rules.check(self.reply, self._guide, finish, stopped=self._stop.hit)
             self.reply = replace(self.reply, parsed=parsed)
         yield Chunk("end", reply=self.reply)
 

@@ -202,13 +202,14 @@ class ReplyRules:
             return self.value.grammar, calls, start
         return calls, None, "at_call"
 
-    def check(self, reply: Reply, guide: Guide, finish: FinishReason) -> Any:
+    def check(self, reply: Reply, guide: Guide, finish: FinishReason, *, stopped: bool = False) -> Any:
         """Reads a reply that has ended.
 
         Args:
             reply: as parsed.
             guide: that was followed.
             finish: why drawing ended.
+            stopped: a stop text ended its text, which is shorter than what was drawn.
 
         Returns:
             The value; None for a reply that calls tools, or that no schema was given for.
@@ -219,11 +220,15 @@ class ReplyRules:
         """
         if self.value is None and not self.must_call:
             return None
-        if not (guide.finished if finish == "length" else guide.complete):
+        if stopped:
+            whole = guide.accepts(reply.text)
+        else:
+            whole = guide.finished if finish == "length" else guide.complete
+        if not whole:
             raise cut(reply)
         if reply.tool_calls or self.value is None:
             return None
-        return self.value.parse(guide.text)
+        return self.value.parse(reply.text if stopped else guide.text)
 
 
 def reply_rules(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nano_samples import GREEDY, scene
 
-from gemma4_gguf import Session, ToolCall, generation, tools
+from gemma4_gguf import Session, ToolCall, generation
+from gemma4_gguf.engine.guided_sampler import GuidedSampler
 from gemma4_gguf.engine.sampler import Sampler
-from gemma4_gguf.errors import ContextFullError, OptionError
+from gemma4_gguf.errors import ContextFullError, IncompleteReplyError, OptionError
 from gemma4_gguf.prompt import messages
 from gemma4_gguf.reply.stop_text import StopText
+from gemma4_gguf.tools import declare
 
 TOOL = {
     "type": "function",
@@ -28,10 +31,20 @@ TOOL = {
 }
 
 
+USER = {"role": "user", "content": "x"}
+
+
 def script(monkeypatch: pytest.MonkeyPatch, session: Session, text: str) -> None:
     """Makes the sampler draw the tokens of a text, then <turn|>."""
     ids = iter([*session.tokenize(text), *session.tokenize("<turn|>") * 4])
     monkeypatch.setattr(Sampler, "draw", lambda *_: next(ids))
+
+    def guided(sampler: GuidedSampler, *_: Any) -> int:
+        token = next(ids)
+        sampler.guide.commit(token)
+        return token
+
+    monkeypatch.setattr(GuidedSampler, "draw", guided)
 
 
 # The end
@@ -74,13 +87,38 @@ def test_nothing_forbidden_is_drawn(session: Session) -> None:
 
 
 def test_characters_are_whole_in_every_chunk(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "Grüße — 漢字 🎈👩‍👩‍👧 </s> end"
+    text = "Grüße — 漢字 🎈👩\u200d👩\u200d👧 e\u0301 \u200f\u3000</s> end"
     script(monkeypatch, session, text)
     chunks = [chunk.text for chunk in session.stream("x") if chunk.kind == "text"]
     assert "".join(chunks) == text and len(chunks) > 5
-    script(monkeypatch, session, "🎈")
-    cut = session.ask("x", max_tokens=2)
-    assert cut.text == "\ufffd" and cut.finish_reason == "length"
+
+
+@pytest.mark.parametrize("text", ["🎈", "Ja — nein", "👩\u200d👩\u200d👧", "漢字"])
+@pytest.mark.parametrize("how", ["length", "stop", "cancelled"])
+def test_a_cut_leaves_no_half_character(
+    text: str, how: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a reply is cut, its text is what the whole one begins with."""
+    n_tokens = len(session.tokenize(text))
+    for n in range(1, n_tokens + 1):
+        if how == "stop":  # the model itself ends in the middle of a character
+            ids = iter([*session.tokenize(text)[:n], *session.tokenize("<turn|>") * 4])
+            monkeypatch.setattr(Sampler, "draw", lambda *_, ids=ids: next(ids))
+            reply = session.ask("x")
+        elif how == "length":
+            script(monkeypatch, session, text)
+            reply = session.ask("x", max_tokens=n)
+        else:
+            script(monkeypatch, session, text)
+            generation_ = session.generate(generation.read_turn([USER], {}, session.sampling))
+            stream, seen = generation_.stream(), ""
+            while len(seen) < n and (chunk := next(stream)).kind != "end":
+                seen += chunk.text
+            stream.close()
+            reply = generation_.reply
+            assert reply.text == seen
+        assert text.startswith(reply.text) and "\ufffd" not in reply.text
+        assert reply.finish_reason == how or reply.text == text
 
 
 def test_a_thought_comes_apart(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +143,22 @@ def test_a_tool_call_comes_back(session: Session, monkeypatch: pytest.MonkeyPatc
     assert later.tool_calls[0].id != found.id, "ids are unique in a conversation"
 
 
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [
+        ({}, True),
+        ({"tool_choice": "none"}, False),
+    ],
+)
+def test_a_call_without_its_marker(
+    options: dict[str, Any], called: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = 'call:look{where:<|"|>up<|"|>}'
+    script(monkeypatch, session, f"Wait.\n{raw}")
+    reply = session.ask("x", tools=[TOOL], **options)
+    assert bool(reply.tool_calls) == called and ("call:" in reply.text) != called
+
+
 def json_call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": json.dumps(call.arguments)}
     return {"id": call.id, "type": "function", "function": function}
@@ -119,6 +173,44 @@ def test_stop_texts_end_a_reply(stop: Any, session: Session) -> None:
     assert reply.text == whole[:ends] == "".join(c.text for c in chunks if c.kind == "text")
     assert reply.finish_reason == "stop"
     assert reply.usage.completion_tokens < len(session.tokenize(whole))
+
+
+ITEMS = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}
+
+
+@pytest.mark.parametrize(
+    ("schema", "drawn", "stop", "text", "parsed"),
+    [
+        (ITEMS, "[1, 2]", "]", "[1, 2]", [1, 2]),  # the value needs the stop text
+        (ITEMS, "[1, 2]", "}", "[1, 2]", [1, 2]),
+        (ITEMS, "[1, 2]", "2]", "[1, 2]", [1, 2]),
+        (["yes", "no"], "yes", "s", "yes", "yes"),
+        (["a", "ab"], "ab", "b", "a", "a"),  # it is whole without
+        (re.compile("[a-z ]+"), "over and out", "and", "over ", "over "),
+        (int, "12", "2", "1", 1),
+        (ITEMS, "[1, 2]", ",", None, None),
+        (["yes", "no"], "yes", "es", "yes", "yes"),
+        (["yes, it is so", "no"], "yes, it is so", ",", None, None),
+    ],
+)
+def test_text_and_value_agree_when_a_stop_text_comes(
+    schema: Any,
+    drawn: str,
+    stop: str,
+    text: str | None,
+    parsed: Any,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script(monkeypatch, session, drawn)
+    if text is None:
+        with pytest.raises(IncompleteReplyError, match="stop text"):
+            session.ask("x", schema=schema, stop=stop)
+        return
+    chunks = list(session.stream("x", schema=schema, stop=stop))
+    reply = chunks[-1].reply
+    assert (reply.text, reply.parsed) == (text, parsed)
+    assert "".join(chunk.text for chunk in chunks if chunk.kind == "text") == text
 
 
 @settings(max_examples=200, deadline=None)
@@ -173,7 +265,7 @@ def test_a_turn_is_checked_once(session: Session, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, name, lambda *args: counts.update([name]) or real(*args))
 
     count(messages, "_check_message")
-    count(tools, "_from_function")
+    count(declare, "_from_function")
     count(generation, "reply_rules")
     session.ask("Hello!", tools=[ping], system="Be brief.", max_tokens=1)
     assert counts == {"_check_message": 2, "_from_function": 1, "reply_rules": 1}
