@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -69,9 +70,9 @@ class SessionOptions:
     Args:
         device: where the layers run; "auto" takes the best one this build of llama.cpp has.
         n_gpu_layers: layers on that device; None places all of them (none on the CPU).
-        n_ctx: tokens one conversation can hold.
-        n_seq: conversations that can be held at once.
-        n_threads: CPU threads; None takes the physical cores this process may use.
+        n_ctx: tokens one conversation can hold; n_ctx × n_seq stays below 2^31.
+        n_seq: conversations that can be held at once, 1 to 256.
+        n_threads: CPU threads, 1 to 512; None takes the physical cores this process may use.
         kv_type: type of the key/value cache.
         flash_attention: None lets llama.cpp decide per device.
         swa_full: keep the whole history in the sliding-window layers (much more memory).
@@ -170,6 +171,15 @@ class HubOptions:
     progress: DownloadProgress | None = None
 
 
+_LARGEST = 2**31 - 1
+# Least, most, and what None means where it is allowed. LLAMA_MAX_SEQ, GGML_MAX_N_THREADS.
+_SESSION_RANGES = {
+    "n_ctx": (1, _LARGEST, ""),
+    "n_seq": (1, 256, ""),
+    "n_threads": (1, 512, ", or None for all cores"),
+    "n_gpu_layers": (0, _LARGEST, ", or None for all layers"),
+    "snapshot_bytes": (0, 2**63 - 1, ", or None for 256 MiB or more"),
+}
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": (lambda x: _is_number(x) and 0 <= x < math.inf, "0 or more"),
     "top_k": (lambda x: _is_whole(x) and x >= 0, "0 or more"),
@@ -192,12 +202,52 @@ def session_options(given: Mapping[str, Any]) -> SessionOptions:
         Options; what is not given has its default.
 
     Raises:
-        OptionError: a name is unknown or a device misspelt.
+        OptionError: a name is unknown, or as for `check_session_options`.
     """
     _require_names(SessionOptions, given)
-    options = SessionOptions(**given)
-    if options.device not in get_args(Device):
-        raise OptionError(f"device is {options.device!r}; expected one of {', '.join(get_args(Device))}.")
+    return check_session_options(SessionOptions(**given))
+
+
+def check_session_options(options: SessionOptions) -> SessionOptions:
+    """Checks how a model is to be opened: llama.cpp ends the process on some values and wraps others around.
+
+    Args:
+        options: of any values.
+
+    Returns:
+        The same, whole numbers of other libraries (numpy) as int.
+
+    Raises:
+        OptionError: a value is of another type or out of range, or two contradict each other.
+    """
+    for name, choices in (("device", get_args(Device)), ("kv_type", get_args(KVType))):
+        value = getattr(options, name)
+        if not isinstance(value, str) or value not in choices:
+            raise OptionError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
+    for name in ("swa_full", "release_pages", "flash_attention"):
+        value = getattr(options, name)
+        if not isinstance(value, bool) and not (value is None and name == "flash_attention"):
+            raise OptionError(f"{name} is {value!r}; expected True or False.")
+    whole: dict[str, Any] = {}
+    for name, (least, most, unset) in _SESSION_RANGES.items():
+        value = getattr(options, name)
+        if value is None and unset:
+            continue
+        number = _whole(value)
+        if number is None or not least <= number <= most:
+            raise OptionError(
+                f"{name} is {value!r}; expected a whole number from {least:,} to {most:,}{unset}."
+            )
+        whole[name] = number
+    options = replace(options, **whole)
+    if options.n_ctx * options.n_seq > _LARGEST:
+        raise OptionError(
+            f"n_ctx is {options.n_ctx:,}, n_seq {options.n_seq}; expected at most {_LARGEST:,} tokens in all."
+        )
+    if options.kv_type == "q8_0" and options.flash_attention is False:
+        raise OptionError(
+            "A q8_0 cache needs flash attention. Leave flash_attention out, or take kv_type='f16'."
+        )
     return options
 
 
@@ -303,6 +353,14 @@ def _tuple(name: str, value: Any, expected: str) -> tuple[Any, ...]:
         return tuple(value)
     except TypeError as error:
         raise OptionError(f"{name} is {value!r}; expected {expected}.") from error
+
+
+def _whole(value: Any) -> int | None:
+    """The int behind a whole number of any library; None for anything else, bool included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _is_whole(value: Any) -> bool:

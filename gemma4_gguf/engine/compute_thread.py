@@ -5,18 +5,20 @@ and with a second team there are more workers than cores: they then sleep at eve
 waiting awake (E2B on two cores: 71 ms a token instead of 55).
 
 Python handles signals only between its own instructions and on the main thread, so a decode there would hold
-them up. While the main thread waits for the one that computes, it can be told to stop: llama.cpp polls a
-byte. The poll is libc's strlen of that byte ("" or one character): a callback in Python would fight for the
-interpreter lock at every node of the graph.
+them up, and in a callback of C it would lose them. While the main thread waits for the one that computes, it
+can be told to stop: llama.cpp polls a byte. The poll is libc's strlen of that byte ("" or one character): a
+callback in Python would fight for the interpreter lock at every node of the graph.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import queue
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
 
 from gemma4_gguf.engine.openmp import WaitPolicy
@@ -24,7 +26,6 @@ from gemma4_gguf.engine.openmp import WaitPolicy
 T = TypeVar("T")
 
 _NAME = "gemma4-compute"
-workers = ThreadPoolExecutor(1, _NAME)
 wait_policy = WaitPolicy()
 
 
@@ -39,20 +40,27 @@ def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
     Returns:
         What the work returns.
     """
-    if threading.current_thread().name.startswith(_NAME):
+    if threading.current_thread().name == _NAME:
         return work()
-    job = _Job(work)
-    try:
-        return workers.submit(job).result()
-    except BaseException as error:
-        if isinstance(error, RuntimeError) and job.cancel():
-            return work()  # the interpreter is ending and takes no more work
-        while not job.over:
-            try:
-                job.end(stop)
-            except KeyboardInterrupt:  # it was told already
-                continue
-        raise
+
+    def measured() -> T:
+        wait_policy.update()
+        return work()
+
+    return _run(measured, stop, worker.submit)
+
+
+def aside(work: Callable[[], T], stop: Callable[[], None]) -> T:
+    """Runs work that computes nothing, such as loading, on a thread of its own.
+
+    Args:
+        work: calls llama.cpp, whose callbacks then never meet a Ctrl-C.
+        stop: as for `compute`.
+
+    Returns:
+        What the work returns.
+    """
+    return _run(work, stop, _begin)
 
 
 class _Job(Generic[T]):
@@ -63,15 +71,18 @@ class _Job(Generic[T]):
         self._lock = threading.Lock()
         self._begun = self._cancelled = False
         self._ended = threading.Event()
+        self.outcome: Future[T] = Future()
 
-    def __call__(self) -> T:
+    def __call__(self) -> None:
         with self._lock:
             if self._cancelled:
-                raise CancelledError
+                self.outcome.set_exception(CancelledError())
+                return
             self._begun = True
         try:
-            wait_policy.update()
-            return self._work()
+            self.outcome.set_result(self._work())
+        except BaseException as error:
+            self.outcome.set_exception(error)
         finally:
             self._ended.set()
 
@@ -92,6 +103,59 @@ class _Job(Generic[T]):
             if not self._ended.is_set():
                 stop()
             self._ended.wait()
+
+
+class _Worker:
+    """A thread that runs one job after the other; it begins with the first, and ends with the process."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._begun = False
+        self._lock = threading.Lock()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._begun:
+                _begin(self._serve, _NAME)
+                self._begun = True
+        self._jobs.put(job)
+
+    def _serve(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+worker = _Worker()
+
+
+def _begin(job: Callable[[], None], name: str = "gemma4-load") -> None:
+    threading.Thread(target=job, name=name, daemon=True).start()
+
+
+def _run(work: Callable[[], T], stop: Callable[[], None], submit: Callable[[_Job[T]], None]) -> T:
+    job = _Job(work)
+    try:
+        submit(job)
+        return job.outcome.result()
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and job.cancel():
+            return work()  # the interpreter is ending and begins no more threads
+        while not job.over:
+            try:
+                job.end(stop)
+            except KeyboardInterrupt:  # it was told already
+                continue
+        raise
+
+
+def _begin_anew() -> None:
+    """In a forked process: the thread stayed in the parent."""
+    global worker, wait_policy
+    worker, wait_policy = _Worker(), WaitPolicy()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Interrupt:

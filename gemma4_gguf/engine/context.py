@@ -8,7 +8,6 @@ a few rows of logits are reserved, since one row of 262,144 takes a megabyte.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf.cpu_cores import physical_cores
-from gemma4_gguf.engine import library
+from gemma4_gguf.engine import compute_thread, library
 from gemma4_gguf.engine.batch import Batch
-from gemma4_gguf.engine.compute_thread import Interrupt, wait_policy
+from gemma4_gguf.engine.compute_thread import Interrupt, aside
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequenceState, n_positions
+from gemma4_gguf.engine.lifetime import LifetimeLock
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.prefix_reuse import Reuse
-from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
-from gemma4_gguf.options import SessionOptions
+from gemma4_gguf.errors import ContextFullError, EngineError
+from gemma4_gguf.options import SessionOptions, check_session_options
 from gemma4_gguf.special_tokens import TURN_OPEN
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
 
@@ -32,7 +32,6 @@ TEXT_BATCH = 512
 CPU_TEXT_BATCH = 48  # 9 % slower there, with an eighth of the buffers and of the rows mapped at once
 IMAGE_BATCH = 1152  # the largest budget (1120), rounded up to a multiple of 128
 N_OUTPUTS = 48  # rows of logits one decode can give
-MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 SWA_PADDING = 256  # llama_kv_cache_iswa rounds the cells of the sliding-window layers up to it
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type
 _ABORTED = 2  # llama_decode was told to stop
@@ -56,7 +55,7 @@ class Context:
     """
 
     def __init__(self, model: Model, options: SessionOptions, *, vision: bool = False) -> None:
-        _check_options(options)
+        options = check_session_options(options)
         lib = library.llama()
         self.model = model
         self.n_ctx = options.n_ctx
@@ -65,10 +64,10 @@ class Context:
         text_batch = TEXT_BATCH if spare else max(CPU_TEXT_BATCH, options.n_seq)
         self.n_batch = IMAGE_BATCH if vision and model.facts.bidirectional_images else text_batch
         self.n_outputs = max(N_OUTPUTS, self.n_seq)
-        self.lock = threading.RLock()
+        self.lock = LifetimeLock(model.lifetime)
         self._lib = lib
-        with library.complaints() as said:
-            handle = lib.llama_init_from_model(model.handle, self._parameters(options))
+        with model.lifetime, library.complaints() as said:
+            handle = self._make(self._parameters(options))
             if not handle:
                 instead = " Or take device='cpu'." if model.on_gpu else ""
                 raise EngineError(
@@ -76,16 +75,33 @@ class Context:
                     f"{options.kv_type} cache: try fewer tokens or another kv_type.{instead}"
                     f"{library.quote(said)}"
                 )
-        self.handle: Any = handle
-        self._finalizer = weakref.finalize(self, lib.llama_free, handle)
         self.reuse = self._make_reuse(options)
         self._batch = Batch(lib, self.n_batch, self.n_seq)
         self._single = Batch(lib, 1, self.n_seq)
         self.interrupt = Interrupt(lib, handle)
+        model.lifetime.on_stop(self.interrupt.stop)
         if options.n_ctx > model.facts.n_ctx_train:
             _log.warning(
                 "n_ctx %d is more than the model was trained for (%d)", options.n_ctx, model.facts.n_ctx_train
             )
+
+    @property
+    def handle(self) -> Any:
+        """The llama_context; None once it is freed."""
+        return self._handle if self._finalizer.alive else None
+
+    def _make(self, params: Any) -> Any:
+        """Makes the llama_context, on another thread, as its log lines come through a callback."""
+
+        def make() -> Any:
+            handle = self._lib.llama_init_from_model(self.model.handle, params)
+            if handle:
+                self._handle = handle
+                self._finalizer = weakref.finalize(self, self._lib.llama_free, handle)
+                self.model.lifetime.on_close(self._finalizer)
+            return handle
+
+        return aside(make, stop=lambda: None)
 
     def _parameters(self, options: SessionOptions) -> Any:
         params = self._lib.llama_context_default_params()
@@ -94,7 +110,7 @@ class Context:
         params.n_seq_max = options.n_seq
         params.n_outputs_max = self.n_outputs
         params.n_threads = params.n_threads_batch = options.n_threads or physical_cores()
-        wait_policy.expect(params.n_threads)
+        compute_thread.wait_policy.expect(params.n_threads)
         params.type_k = params.type_v = _KV_TYPES[options.kv_type]
         params.flash_attn_type = _flash_attention(options)
         params.swa_full = options.swa_full
@@ -120,9 +136,9 @@ class Context:
 
     def close(self) -> None:
         """Frees the context, once no decode is running. Calling it again does nothing."""
-        with self.lock:
-            self._finalizer()
-            self.handle = None
+        if not self.model.lifetime.is_over:
+            with self.lock:
+                self._finalizer()
 
     def require_open(self) -> None:
         """Checks that it is open: llama.cpp would read freed memory.
@@ -130,8 +146,9 @@ class Context:
         Raises:
             EngineError: it was closed.
         """
+        self.model.lifetime.require()
         if self.handle is None:
-            raise EngineError("The session is closed. Open it again.")
+            raise EngineError("The context is closed. Open the session again.")
 
     # The cache
 
@@ -215,14 +232,9 @@ class Context:
             ContextFullError: it does not fit.
             EngineError: llama.cpp fails.
         """
-        self.require_open()
         self.require_room(state.n_past + 1)
         state.dirty = True
-        batch = self._single.set_one(token, state.n_past, state.number)
-        code = self.interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
-        if code:
-            raise _failed(code, self.model.on_gpu)
-        self.model.pages.after_decode(1)
+        self._decode(self._single.set_one(token, state.n_past, state.number))
         state.items.append(token)
         state.n_past += 1
         state.dirty = False
@@ -307,10 +319,13 @@ class Context:
             self._lib.llama_set_causal_attn(self.handle, True)
 
     def _decode(self, batch: Any) -> None:
-        code = self.interrupt.run(lambda: self._lib.llama_decode(self.handle, batch))
-        self.model.pages.after_decode(batch.n_tokens)
+        self.require_open()
+        self.model.watch.require()
+        code = self.interrupt.run(lambda: self._lib.llama_decode(self._handle, batch))
         if code:
+            self.require_open()
             raise _failed(code, self.model.on_gpu)
+        self.model.pages.after_decode(batch.n_tokens)
 
 
 @contextmanager
@@ -341,23 +356,6 @@ def _runs(items: Sequence[Item]) -> list[list[int] | MediaSpan]:
         else:
             runs.append([item])
     return runs
-
-
-def _check_options(options: SessionOptions) -> None:
-    if options.kv_type not in _KV_TYPES:
-        raise OptionError(f"kv_type is {options.kv_type!r}; expected one of {', '.join(_KV_TYPES)}.")
-    if options.kv_type == "q8_0" and options.flash_attention is False:
-        raise OptionError(
-            "A q8_0 cache needs flash attention. Leave flash_attention out, or take kv_type='f16'."
-        )
-    if options.n_ctx < 1 or not 1 <= options.n_seq <= MAX_SEQUENCES:
-        raise OptionError(
-            f"n_ctx is {options.n_ctx}, n_seq {options.n_seq}; expected at least 1, and 1 to {MAX_SEQUENCES}."
-        )
-    if options.snapshot_bytes is not None and options.snapshot_bytes < 0:
-        raise OptionError(f"snapshot_bytes is {options.snapshot_bytes}; expected 0 or more, or None.")
-    if options.n_threads is not None and options.n_threads < 1:
-        raise OptionError(f"n_threads is {options.n_threads}; expected at least 1, or None for all cores.")
 
 
 def _flash_attention(options: SessionOptions) -> int:

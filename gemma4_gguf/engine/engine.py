@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 
@@ -57,27 +56,28 @@ class Engine:
         self.facts, self.options = model, options
         self.markers = Markers.of_model(model.special_tokens)
         self.projector: Projector | None = None
-        with ExitStack() as stack:
-            self.model = Model(
-                model,
-                device=options.device,
-                n_gpu_layers=options.n_gpu_layers,
-                release_pages=options.release_pages,
-            )
-            stack.callback(self.model.close)
+        self.model = Model(
+            model,
+            device=options.device,
+            n_gpu_layers=options.n_gpu_layers,
+            release_pages=options.release_pages,
+        )
+        # Frees everything also when the engine is only forgotten.
+        self._finalizer = weakref.finalize(self, self.model.lifetime.close)
+        self._finalizer.atexit = False
+        try:
             if projector is not None:
                 n_threads = options.n_threads or physical_cores()
                 self.projector = Projector(
-                    projector.path, self.model.handle, n_threads=n_threads, use_gpu=self.model.on_gpu
+                    projector.path, self.model, n_threads=n_threads, use_gpu=self.model.on_gpu
                 )
-                stack.callback(self.projector.close)
             vision = self.projector is not None and self.projector.has_vision
             self.context = Context(self.model, options, vision=vision)
-            stack.callback(self.context.close)
-            self.media = MediaEncoder(self.projector, bidirectional_images=model.bidirectional_images)
-            self.pool = SequencePool(options.n_seq)
-            # Frees in the right order also when the engine is only forgotten, or the interpreter ends.
-            self._finalizer = weakref.finalize(self, stack.pop_all().close)
+        except BaseException:
+            self.close()
+            raise
+        self.media = MediaEncoder(self.projector, bidirectional_images=model.bidirectional_images)
+        self.pool = SequencePool(options.n_seq, self.model.lifetime)
 
     @property
     def n_ctx(self) -> int:
@@ -90,16 +90,19 @@ class Engine:
         return self._finalizer.alive
 
     def close(self) -> None:
-        """Frees everything. Calling it again does nothing."""
+        """Stops what is computed for other threads, waits for it, and frees everything.
+
+        Calling it again does nothing.
+        """
         self._finalizer()
 
     def require_open(self) -> None:
         """Checks that it is open: llama.cpp would read freed memory.
 
         Raises:
-            EngineError: it was closed.
+            EngineError: it was closed, or opened before this process was forked.
         """
-        self.context.require_open()
+        self.model.lifetime.require()
 
     # Vocabulary and media
 

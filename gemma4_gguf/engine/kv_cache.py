@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gemma4_gguf.engine.lifetime import Lifetime
 from gemma4_gguf.errors import EngineError
 
 
@@ -156,12 +157,15 @@ class SequencePool:
 
     Args:
         n_seq: sequences there are.
+        lifetime: of what is lent; whoever waits when it is closed gets its error.
 
     Attributes:
         states: all of them, lent or not.
     """
 
-    def __init__(self, n_seq: int) -> None:
+    def __init__(self, n_seq: int, lifetime: Lifetime | None = None) -> None:
+        self._lifetime = lifetime or Lifetime()
+        self._lifetime.on_stop(self._wake)
         self.states: tuple[SequenceState, ...] = tuple(SequenceState(i) for i in range(n_seq))
         self._free = list(self.states)
         self._holders: list[int] = []  # thread idents
@@ -191,6 +195,7 @@ class SequencePool:
                         "Finish or close the stream first, or open the session with a larger n_seq."
                     )
                 self._changed.wait()
+                self._lifetime.require()
             state = self._choose(items, owner)
             self._free.remove(state)
             self._holders.append(me)
@@ -228,6 +233,10 @@ class SequencePool:
         finally:
             if states:
                 self._give_back(states[0], me)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _give_back(self, state: SequenceState, holder: int) -> None:
         with self._changed:

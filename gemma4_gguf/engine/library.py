@@ -169,10 +169,23 @@ class _LogSink:
 
     def __init__(self) -> None:
         self.complaints: deque[str] = deque(maxlen=6)
+        self._interrupt: KeyboardInterrupt | None = None
         self._level = logging.DEBUG
         self._line = ""
 
     def __call__(self, level: int, text: bytes | None, _data: Any) -> None:
+        try:
+            self._take(level, text)
+        except KeyboardInterrupt as interrupt:  # nothing passes from here through C
+            self._interrupt = interrupt
+
+    def raise_interrupt(self) -> None:
+        """Raises the Ctrl-C that came while a line was taken."""
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+
+    def _take(self, level: int, text: bytes | None) -> None:
         if level != _CONTINUE:
             self._level = _LEVELS.get(level, logging.DEBUG)
         if self._level < logging.WARNING and not _log.isEnabledFor(self._level):
@@ -204,6 +217,7 @@ def complaints() -> Iterator[deque[str]]:
     """
     _sink.complaints.clear()
     yield _sink.complaints
+    _sink.raise_interrupt()
 
 
 def quote(lines: deque[str]) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gemma4_gguf.engine import library
+from gemma4_gguf.engine.compute_thread import aside
 from gemma4_gguf.engine.devices import select_device
+from gemma4_gguf.engine.file_watch import FileWatch
+from gemma4_gguf.engine.lifetime import Lifetime
 from gemma4_gguf.engine.resident_pages import FilePages
 from gemma4_gguf.errors import EngineError, MessageError
 from gemma4_gguf.files.model_file import ModelFacts
@@ -24,13 +28,17 @@ _USER_DEFINED = 16  # LLAMA_TOKEN_ATTR_USER_DEFINED: read out of every text, spe
 
 
 class Model:
-    """Owns a llama_model. Close it after every context and projector made from it.
+    """Owns a llama_model; closing it also frees every context and projector made from it.
 
     Args:
         facts: of the file, from `model_file.check_model`.
         device: where the layers run.
         n_gpu_layers: layers on that device; None places all of them (none on the CPU).
         release_pages: as in SessionOptions.
+
+    Attributes:
+        lifetime: inside which it, and what is made from it, is used.
+        watch: of the file, asked before each decode.
 
     Raises:
         DeviceError: this build of llama.cpp has no such device.
@@ -54,34 +62,65 @@ class Model:
             params.lazy_mode = _LAZY
         if library.amx_fault():  # AMX goes with all repacked weights, or not at all
             params.use_extra_bufts = False
-        with library.complaints() as said:
-            handle = lib.llama_model_load_from_file(path_bytes(facts.path), params)
-            if not handle:
-                instead = " On the processor (device='cpu') it may load." if off_cpu else ""
-                raise EngineError(
-                    f"llama.cpp cannot load {facts.path}. Its header is sound, so memory may be short or a "
-                    f"tensor unknown to this version.{instead}{library.quote(said)}"
-                )
         self.facts = facts
-        self.handle: Any = handle
         self.on_gpu = off_cpu and params.n_gpu_layers != 0
-        self._finalizer = weakref.finalize(self, lib.llama_model_free, handle)
-        self.pages = FilePages(facts.path if release_pages and not off_cpu else None, facts.tensor_spans)
-        self.pages.after_load()
         self._lib = lib
+        self.watch = FileWatch(facts.path, facts.stamp)
+        self.lifetime = Lifetime()
+        try:
+            with self.lifetime:
+                handle = self._load(params)
+                self.watch.require_same_file()
+                self.pages = FilePages(
+                    facts.path if release_pages and not off_cpu else None, facts.tensor_spans
+                )
+                self.lifetime.on_close(weakref.finalize(self, self.pages.forget))
+                self.pages.after_load()
+        except BaseException:
+            self.close()
+            raise
         self.vocab = lib.llama_model_get_vocab(handle)
         self.control = self._control_tokens()
         self._pieces: dict[int, bytes] = {}
-        self._buffer = ctypes.create_string_buffer(256)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.n_embd: int = lib.llama_model_n_embd_inp(handle)
         self.bos: int = lib.llama_vocab_bos(self.vocab)
 
+    @property
+    def handle(self) -> Any:
+        """The llama_model; None once it is freed."""
+        return self._handle if self._finalizer.alive else None
+
+    def _load(self, params: Any) -> Any:
+        """Loads the file, on another thread: it takes long, and Ctrl-C must stop it and leave nothing."""
+        stopped = threading.Event()
+        self.lifetime.on_stop(stopped.set)
+        go_on = self._lib.llama_progress_callback(lambda _share, _data: not stopped.is_set())
+        params.progress_callback = go_on
+        path = path_bytes(self.facts.path)
+
+        def load() -> Any:
+            handle = self._lib.llama_model_load_from_file(path, params)
+            if handle:
+                self._handle = handle
+                self._finalizer = weakref.finalize(self, self._lib.llama_model_free, handle)
+                self.lifetime.on_close(self._finalizer)
+            return handle
+
+        with library.complaints() as said:
+            handle = aside(load, stopped.set)
+            if not handle:
+                self.lifetime.require()
+                instead = " On the processor (device='cpu') it may load." if self.on_gpu else ""
+                raise EngineError(
+                    f"llama.cpp cannot load {self.facts.path}. Its header is sound, so memory may be short "
+                    f"or a tensor unknown to this version.{instead}{library.quote(said)}"
+                )
+        return handle
+
     def close(self) -> None:
-        """Frees the weights. Calling it again does nothing."""
-        self.pages = FilePages(None)  # its addresses may belong to something else from now on
-        self._finalizer()
-        self.handle = None
+        """Frees the weights, once nobody uses them. Calling it again does nothing."""
+        self.lifetime.close()
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Text to token ids, without <bos>.
@@ -95,7 +134,7 @@ class Model:
 
         Raises:
             MessageError: a character of the text is half a surrogate pair.
-            EngineError: llama.cpp refuses the text.
+            EngineError: llama.cpp refuses the text, or the model is closed.
         """
         ids: list[int] = []
         for stretch in self.control.split(text) if special else (text,):
@@ -116,7 +155,8 @@ class Model:
             ) from error
         capacity = len(data) + 8  # every token covers at least one byte
         ids = (ctypes.c_int32 * capacity)()
-        n = self._lib.llama_tokenize(self.vocab, data, len(data), ids, capacity, False, False)
+        with self.lifetime:
+            n = self._lib.llama_tokenize(self.vocab, data, len(data), ids, capacity, False, False)
         if n < 0:
             raise EngineError(f"llama.cpp cannot tokenize a text of {len(data):,} bytes (returned {n}).")
         return ids[:n]
@@ -160,7 +200,8 @@ class Model:
         """
         self.require_tokens(ids)
         if not special:
-            ids = [i for i in ids if not self._lib.llama_vocab_is_control(self.vocab, i)]
+            with self.lifetime:
+                ids = [i for i in ids if not self._lib.llama_vocab_is_control(self.vocab, i)]
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
     def require_tokens(self, ids: Sequence[int]) -> None:
@@ -185,7 +226,8 @@ class Model:
         Returns:
             True for those that llama.cpp counts as end of generation.
         """
-        return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
+        with self.lifetime:
+            return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
 
     def token_id(self, text: str) -> int | None:
         """Id of a control token by its text.
@@ -207,12 +249,14 @@ class Model:
         Returns:
             UTF-8, or a part of it.
         """
-        read = self._lib.llama_token_to_piece
-        n = read(self.vocab, token, self._buffer, len(self._buffer), 0, True)
-        if n < 0:
-            self._buffer = ctypes.create_string_buffer(-n)
-            n = read(self.vocab, token, self._buffer, len(self._buffer), 0, True)
-        return self._buffer.raw[:n]
+        buffer = ctypes.create_string_buffer(256)  # not shared: threads read pieces side by side
+        with self.lifetime:
+            read = self._lib.llama_token_to_piece
+            n = read(self.vocab, token, buffer, len(buffer), 0, True)
+            if n < 0:
+                buffer = ctypes.create_string_buffer(-n)
+                n = read(self.vocab, token, buffer, len(buffer), 0, True)
+        return buffer.raw[:n]
 
 
 def path_bytes(path: Path) -> bytes:

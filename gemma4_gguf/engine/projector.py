@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf.engine import library
-from gemma4_gguf.engine.compute_thread import compute
-from gemma4_gguf.engine.model import path_bytes
+from gemma4_gguf.engine.compute_thread import aside, compute
+from gemma4_gguf.engine.file_watch import FileWatch
+from gemma4_gguf.engine.lifetime import LifetimeLock
+from gemma4_gguf.engine.model import Model, path_bytes
 from gemma4_gguf.engine.projector_patches import GraphFixes
 from gemma4_gguf.errors import EngineError, MediaError, PairingError
 from gemma4_gguf.files.projector_file import SAMPLES_PER_TOKEN, check_layout
@@ -30,11 +32,11 @@ _OVERFLOW = 1e30
 
 
 class Projector:
-    """Owns an mtmd context. Close it before the model it was made for.
+    """Owns an mtmd context, which is freed with the model it was made for.
 
     Args:
         path: the projector's GGUF file.
-        model: handle of the loaded model (llama_model pointer); it must outlive the projector.
+        model: loaded model.
         n_threads: CPU threads.
         use_gpu: run on the graphics device, if this build of llama.cpp has one.
         flash_attention: None takes it where it is supported; without it a picture of 1120 tokens needs
@@ -49,7 +51,7 @@ class Projector:
     def __init__(
         self,
         path: str | Path,
-        model: Any,
+        model: Model,
         *,
         n_threads: int,
         use_gpu: bool = False,
@@ -57,26 +59,31 @@ class Projector:
     ) -> None:
         self.layout = check_layout(path)
         facts = self.layout.facts
-        width = int(library.llama().llama_model_n_embd_inp(model))
-        if facts.width != width:
+        if facts.width != model.n_embd:
             raise PairingError(
-                f"{facts.path.name} makes embeddings of width {facts.width}; the model takes {width}. "
+                f"{facts.path.name} makes embeddings of width {facts.width}; the model takes {model.n_embd}. "
                 "Pass the projector made from the same checkpoint."
             )
         self._lib = library.mtmd()
-        self._lock = threading.Lock()
-        fix_activation = "gemma4v" in facts.types and not self.layout.says_gelu
-        self._fixes: GraphFixes | None = None
-        if fix_activation or self.layout.has_conformer:
-            self._fixes = GraphFixes(activation=fix_activation)
-        self.handle: Any = self._open(model, n_threads, use_gpu, flash_attention)
-        self._finalizer = weakref.finalize(self, self._lib.mtmd_free, self.handle)
+        self._lock = LifetimeLock(model.lifetime)
+        self._watch = FileWatch(facts.path, facts.stamp)
+        self._lifetime = model.lifetime
+        self._fixes = GraphFixes(activation="gemma4v" in facts.types and not self.layout.says_gelu)
+        self._lifetime.on_stop(self._fixes.stop)
+        with self._lock:
+            self._open(model, self._parameters(n_threads, use_gpu, flash_attention))
+            self._watch.require_same_file()
         self.n_embd = facts.width
         self.has_vision = bool(self._lib.mtmd_support_vision(self.handle))
         self.has_audio = bool(self._lib.mtmd_support_audio(self.handle))
         if (self.has_vision, self.has_audio) != (facts.has_vision, facts.has_audio):
             self.close()
             raise EngineError(f"llama.cpp cannot use all of {facts.path}. Convert the checkpoint again.")
+
+    @property
+    def handle(self) -> Any:
+        """The mtmd_context; None once it is freed."""
+        return self._handle if self._finalizer.alive else None
 
     def count_image_tokens(self, pixels: np.ndarray) -> int:
         """Soft tokens of a prepared picture.
@@ -187,7 +194,7 @@ class Projector:
         pointer = samples.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         with self._lock:
             bitmap = self._lib.mtmd_bitmap_init_from_audio(len(samples), pointer)
-            if self._fixes is None or not self.layout.has_conformer:
+            if not self.layout.has_conformer:
                 return self._encode(bitmap, self._lib.MTMD_INPUT_CHUNK_TYPE_AUDIO, n_tokens)
             self._fixes.expect_sound(samples)
             try:
@@ -197,13 +204,13 @@ class Projector:
 
     def close(self) -> None:
         """Frees everything. Calling it again does nothing."""
-        with self._lock:
-            self._finalizer()
-            self.handle = None
+        if not self._lifetime.is_over:
+            with self._lock:
+                self._finalizer()
 
-    def _open(self, model: Any, n_threads: int, use_gpu: bool, flash_attention: bool | None) -> Any:
-        lib, llama = self._lib, library.llama()
-        params = lib.mtmd_context_params_default()
+    def _parameters(self, n_threads: int, use_gpu: bool, flash_attention: bool | None) -> Any:
+        llama = library.llama()
+        params = self._lib.mtmd_context_params_default()
         params.use_gpu = use_gpu
         params.print_timings = False
         params.n_threads = n_threads
@@ -216,16 +223,31 @@ class Projector:
             True: llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
             False: llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
         }[flash_attention]
-        if self._fixes is not None:
-            params.cb_eval = self._fixes.callback
+        params.cb_eval = self._fixes.callback
+        return params
+
+    def _open(self, model: Model, params: Any) -> None:
+        """Loads the file on another thread: Ctrl-C stops it and leaves nothing."""
+        stopped = threading.Event()
+        self._lifetime.on_stop(stopped.set)
+        params.progress_callback = self._lib.mtmd_progress_callback(lambda *_: not stopped.is_set())
+        path = path_bytes(self.layout.facts.path)
+
+        def load() -> Any:
+            handle = self._lib.mtmd_init_from_file(path, model.handle, params)
+            if handle:
+                self._handle = handle
+                self._finalizer = weakref.finalize(self, self._lib.mtmd_free, handle)
+                self._lifetime.on_close(self._finalizer)
+            return handle
+
         with library.complaints() as said:
-            handle = lib.mtmd_init_from_file(path_bytes(self.layout.facts.path), model, params)
-            if not handle:
+            if not aside(load, stopped.set):
+                self._lifetime.require()
                 raise EngineError(
                     f"llama.cpp cannot load {self.layout.facts.path}: memory may be short."
                     f"{library.quote(said)}"
                 )
-        return handle
 
     def _encode(self, bitmap: Any, kind: int, n_tokens: int) -> np.ndarray:
         """Runs one bitmap, which it frees, and copies the result. Needs the lock."""
@@ -242,16 +264,13 @@ class Projector:
                         f"llama.cpp makes {found} tokens of this, transformers {n_tokens}: this version of "
                         "llama-cpp-python prepares media in another way. Install 0.3.36."
                     )
-                handle = self.handle
-                if self._fixes is not None:
-                    self._fixes.begin()
-                status = compute(
-                    lambda: lib.mtmd_encode_chunk(handle, chunk),
-                    stop=_nothing if self._fixes is None else self._fixes.stop,
-                )
-                if self._fixes is not None:
-                    self._fixes.raise_interrupt()
+                self._watch.require()
+                self._fixes.begin()
+                self._lifetime.require()
+                status = compute(lambda: lib.mtmd_encode_chunk(self._handle, chunk), self._fixes.stop)
+                self._fixes.raise_interrupt()
                 if status != 0:
+                    self._lifetime.require()
                     raise EngineError(f"llama.cpp failed to encode the media.{library.quote(said)}")
             output = lib.mtmd_get_output_embd(self.handle)
             embeddings = np.ctypeslib.as_array(output, (n_tokens, self.n_embd)).copy()
@@ -285,7 +304,3 @@ class Projector:
                 "llama-cpp-python 0.3.36."
             )
         return media[0]
-
-
-def _nothing() -> None:
-    """What stops a graph that cannot be stopped."""

@@ -100,6 +100,10 @@ class FilePages:
             self._n_tokens = 0
             _advise(self.rows, _DONTNEED)
 
+    def forget(self) -> None:
+        """Touches nothing from now on: once the file is unmapped, its addresses belong to something else."""
+        self.rows = self.matrices = ()
+
 
 def read_only_mappings(path: Path) -> list[Mapping]:
     """Where this process has a file mapped read-only.

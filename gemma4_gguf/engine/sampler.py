@@ -37,6 +37,7 @@ class Sampler:
         params.no_perf = True
         self.handle: Any = lib.llama_sampler_chain_init(params)
         self._finalizer = weakref.finalize(self, lib.llama_sampler_free, self.handle)
+        self._finalizer.atexit = False  # a thread may draw with it to the end of the process
         self._sample = lib.llama_sampler_sample
         self._logits = lib.llama_get_logits_ith
         for sampler in _stages(lib, options, n_vocab, banned):
@@ -101,7 +102,7 @@ def _stages(lib: Any, options: SamplingOptions, n_vocab: int, banned: Sequence[i
     if options.temperature == 0:
         return [*stages, lib.llama_sampler_init_greedy()]
     if options.top_k > 0:
-        stages.append(lib.llama_sampler_init_top_k(options.top_k))
+        stages.append(lib.llama_sampler_init_top_k(min(options.top_k, n_vocab)))  # 32 bits there
     if options.top_p < 1:
         stages.append(lib.llama_sampler_init_top_p(options.top_p, 1))
     if options.min_p > 0:

@@ -7,6 +7,7 @@ every offset and the end of the last tensor. Weights are never read. Versions 2 
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MODEL_ARCHITECTURE, DRAFTER_ARCHITECTURE = "gemma4", "gemma4-assistant"
 MODEL_ARCHITECTURES = (MODEL_ARCHITECTURE, DRAFTER_ARCHITECTURE)
 PROJECTOR_ARCHITECTURE = "clip"
 PROJECTOR_TYPES = ("gemma4v", "gemma4a", "gemma4uv", "gemma4ua")
+
+Stamp = tuple[int, int, int, int]  # device, inode, size in bytes, time of change in ns
 
 _VERSIONS = (2, 3)
 _MAX_DIMS = 4
@@ -150,6 +153,7 @@ class GGUFFile:
         tensors: tensors by name, in file order.
         data_offset: bytes before the first tensor's data.
         n_bytes: size of the file.
+        stamp: tells whether it was changed since.
     """
 
     path: Path
@@ -159,6 +163,7 @@ class GGUFFile:
     tensors: dict[str, TensorInfo]
     data_offset: int
     n_bytes: int
+    stamp: Stamp
 
     @property
     def architecture(self) -> str:
@@ -186,11 +191,24 @@ def open_gguf(path: str | Path) -> GGUFFile:
         if size == 0:
             raise GGUFError(f"{path} is empty; expected a GGUF file. Download or convert it again.")
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _parse(path, view, size)
+            stamp = stamp_of(os.fstat(stream.fileno()))
+            return _parse(path, view, stamp)
     except FileNotFoundError as error:
         raise GGUFError(f"{path} does not exist; expected a .gguf file.") from error
     except OSError as error:
         raise GGUFError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What tells a file from another one, or from itself before it was written to.
+
+    Args:
+        status: of the file.
+
+    Returns:
+        Its stamp.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_rows(file: GGUFFile, info: TensorInfo, start: int, stop: int) -> np.ndarray:
@@ -249,8 +267,8 @@ def require_gemma4(file: GGUFFile) -> Literal["model", "projector"]:
     )
 
 
-def _parse(path: Path, view: mmap.mmap, size: int) -> GGUFFile:
-    cursor = _Cursor(path, view, size)
+def _parse(path: Path, view: mmap.mmap, stamp: Stamp) -> GGUFFile:
+    cursor = _Cursor(path, view, len(view))
     if cursor.take(4, "the magic") != MAGIC:
         raise GGUFError(f"{path} does not start with GGUF; expected a GGUF file.")
     version = cursor.u32("the version")
@@ -276,7 +294,7 @@ def _parse(path: Path, view: mmap.mmap, size: int) -> GGUFFile:
         cursor.fail(f"general.alignment is {alignment!r}, not a power of two")
     data_offset = pad(cursor.position, alignment)
     tensors = _place(cursor, raw, data_offset, alignment)
-    return GGUFFile(path, version, alignment, metadata, tensors, data_offset, size)
+    return GGUFFile(path, version, alignment, metadata, tensors, data_offset, cursor.size, stamp)
 
 
 def _read_field(cursor: _Cursor) -> tuple[str, FieldSpan]:

@@ -19,6 +19,7 @@ from gemma4_gguf.files.gguf_reader import (
     MODEL_ARCHITECTURE,
     GGUFFile,
     Metadata,
+    Stamp,
     open_gguf,
     require_gemma4,
 )
@@ -66,6 +67,7 @@ class ModelFacts:
         special_tokens: text to id of the control tokens and of those the file shows on purpose.
         banned_tokens: ids never to draw: reserved ones, those of media, those the file suppresses.
         n_bytes: size of the file.
+        stamp: tells whether the file was changed since.
         tensor_spans: offset and size of each tensor in it, in bytes.
     """
 
@@ -83,6 +85,7 @@ class ModelFacts:
     special_tokens: Mapping[str, int]
     banned_tokens: tuple[int, ...]
     n_bytes: int
+    stamp: Stamp
     tensor_spans: tuple[tuple[int, int], ...]
 
     @property
@@ -138,6 +141,7 @@ def check_model(path: str | Path) -> ModelFacts:
         special_tokens=_special_tokens(metadata),
         banned_tokens=_banned_tokens(metadata, n_vocab),
         n_bytes=file.n_bytes,
+        stamp=file.stamp,
         tensor_spans=tuple((info.offset, info.n_bytes) for info in file.tensors.values()),
     )
 

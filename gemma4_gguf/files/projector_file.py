@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma4_gguf.errors import GGUFError
-from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.files.gguf_reader import GGUFFile, Stamp, TensorInfo, open_gguf, require_gemma4
 from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
 
 _VISION_TYPES, _AUDIO_TYPES = ("gemma4v", "gemma4uv"), ("gemma4a", "gemma4ua")
@@ -28,6 +28,7 @@ class ProjectorFacts:
         width: of the embeddings it makes.
         has_vision: it takes pictures.
         has_audio: it takes sounds.
+        stamp: tells whether the file was changed since.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class ProjectorFacts:
     width: int
     has_vision: bool
     has_audio: bool
+    stamp: Stamp
 
 
 def check_projector(path: str | Path) -> ProjectorFacts:
@@ -71,6 +73,7 @@ def check_projector(path: str | Path) -> ProjectorFacts:
         width=widths.pop(),
         has_vision="vision" in found,
         has_audio="audio" in found,
+        stamp=file.stamp,
     )
 
 

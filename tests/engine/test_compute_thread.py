@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 
 import pytest
 
@@ -25,22 +23,19 @@ def test_work_is_over_when_an_exception_is_raised(begun: bool, monkeypatch: pyte
 
     class Handle:
         def __init__(self, job: Callable[[], None]) -> None:
-            self.thread = threading.Thread(target=self.run, args=(job,))
+            self.thread = threading.Thread(target=job)
             if begun:
                 self.thread.start()
                 gate.wait(20)
 
-        @staticmethod
-        def run(job: Callable[[], None]) -> None:
-            with contextlib.suppress(CancelledError):
-                job()
+    handles: list[Handle] = []
 
-        def result(self) -> None:
+    class Worker:
+        def submit(self, job: Callable[[], None]) -> None:
+            handles.append(Handle(job))
             raise KeyboardInterrupt
 
-    handles: list[Handle] = []
-    pool = type("Pool", (), {"submit": lambda _, job: handles.append(Handle(job)) or handles[-1]})()
-    monkeypatch.setattr("gemma4_gguf.engine.compute_thread.workers", pool)
+    monkeypatch.setattr("gemma4_gguf.engine.compute_thread.worker", Worker())
     with pytest.raises(KeyboardInterrupt):
         compute(work, stopped.set)
     assert ran == [1, 2] * begun and stopped.is_set() == begun

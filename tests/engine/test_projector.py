@@ -41,7 +41,7 @@ def open_projector(converted: Callable[..., Files]) -> Iterator[Open]:
         files = converted(member)
         if member not in models:
             models[member] = Model(check_model(files["model"]), device="cpu")
-        projector = Projector(path or files["projector"], models[member].handle, n_threads=1, **options)
+        projector = Projector(path or files["projector"], models[member], n_threads=1, **options)
         opened.append(projector)
         return projector
 
