@@ -87,7 +87,7 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """It was not closed."""
-        return self._finalizer.alive
+        return not self.model.lifetime.is_over
 
     def close(self) -> None:
         """Stops what is computed for other threads, waits for it, and frees everything.
