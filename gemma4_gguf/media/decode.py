@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.signatures import HEAD_BYTES, what_else
+from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes, what_else
 
 MAX_FRAME_PIXELS = 7680 * 4320
 MAX_FRAME_SAMPLES = 1 << 22
@@ -114,11 +114,14 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
 
     with open_source(source, what) as stream:
         name = name_of(source, what)
+        head = stream.read(HEAD_BYTES)
+        stream.seek(0)
+        if kind_of_bytes(head) == "image":  # FFmpeg knows many, and shows one tile of a phone's
+            raise MediaError(f"{name} is no {what}: {what_else(head, what)}.")
         try:
             container = av.open(stream, options=_OPTIONS, **_tag_options(av.__version__))
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
-            stream.seek(0)
-            found = what_else(stream.read(HEAD_BYTES), what)
+            found = what_else(head, what)
             raise MediaError(
                 f"{name} is no {what} that can be read: {found or _reason(error)}. Use WAV, MP3, FLAC, OGG, "
                 "M4A, MP4, WebM or MKV."

@@ -41,7 +41,8 @@ def kind_of_file(path: Path) -> str | None:
         return by_name
     found = kind_of_bytes(head)
     if found == "container":
-        return _kind_of_container(path) or by_name or ("audio" if head.startswith(b"OggS") else "video")
+        guess = "audio" if by_name == "audio" or head.startswith(b"OggS") else "video"
+        return _kind_of_container(path) or guess
     if found == "image":
         return "video" if is_animation(path) else "image"
     return found or by_name

@@ -99,8 +99,9 @@ def sample_frames(
         clip = Clip(container, name)
         chosen = choose(clip.times, clip.end_s, clip.rate)
         found = clip.by_time(chosen, keep)
-        if found is None:  # no time for every picture, or a container that seeks past it
-            found = clip.in_order(chosen, keep)
+    if found is None:  # no time for every picture, or a container that seeks past it
+        with open_container(source, "video") as container:
+            found = clip.in_order(container, chosen, keep)
     if not found:
         raise MediaError(f"{name} is damaged: no picture of it can be decoded. Save or download it again.")
     return found
@@ -192,22 +193,22 @@ class Clip:
             found.append(Frame(keep(self._turned(frame)), number, time_s))
         return found
 
-    def in_order(self, chosen: Chosen, keep: Keep) -> list[Frame]:
+    def in_order(self, container: Any, chosen: Chosen, keep: Keep) -> list[Frame]:
         """Decodes from the start, over what is damaged, as far as it goes.
 
         Args:
+            container: opened again, at its start.
             chosen: number and time of each picture, rising.
             keep: prepares one.
 
         Returns:
             The pictures that came; for one that is damaged the next.
         """
-        self._container.seek(0)
         found: list[Frame] = []
         wanted = [number for number, _ in chosen]
         times = dict(chosen)
         n_done = 0
-        for count, frame in enumerate(_decoded(self._container, self._stream)):
+        for count, frame in enumerate(_decoded(container, _video_stream(container, self._name))):
             number = bisect_left(self._stamps, frame.pts) if self._stamps and frame.pts is not None else count
             n_passed = bisect_right(wanted, number)
             if n_passed > n_done:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_samples import sweep
 from reference import cases
+from sounds import encoded
 
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.audio import (
@@ -34,36 +34,6 @@ from gemma4_gguf.media.resample import resample, resample_blocks
 
 def tone(hz: float, seconds: float, rate: int, loud: float = 0.5) -> np.ndarray:
     return (loud * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
-
-
-def encoded(
-    channels: np.ndarray,
-    rate: int,
-    container: str = "wav",
-    codec: str = "pcm_s16le",
-    layout: str = "",
-    title: str = "",
-    **options: Any,
-) -> bytes:
-    """Samples [n] or [channels, n] as a file."""
-    channels = np.atleast_2d(channels)
-    stream = io.BytesIO()
-    with av.open(stream, "w", format=container) as out:
-        if title:
-            out.metadata["title"] = title
-        audio = out.add_stream(
-            codec, rate=rate, layout=layout or ("mono", "stereo")[len(channels) - 1], **options
-        )
-        if title:
-            audio.metadata["title"] = title
-        size = audio.codec_context.frame_size or 1024
-        for start in range(0, channels.shape[1], size):
-            part = np.ascontiguousarray(channels[:, start : start + size])
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=audio.layout.name)
-            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-            out.mux(audio.encode(frame))
-        out.mux(audio.encode(None))
-    return stream.getvalue()
 
 
 def silent_video() -> bytes:
