@@ -26,11 +26,12 @@ def clip(
     size: tuple[int, int] = (96, 64),
     times: Sequence[int] | None = None,
     sound: bool = False,
+    muxer: dict[str, str] | None = None,
     **options: str,
 ) -> bytes:
     """A clip whose frame k is grey of brightness(k)."""
     stream = io.BytesIO()
-    with av.open(stream, "w", format=container) as out:
+    with av.open(stream, "w", format=container, options=muxer or {}) as out:
         pictures = out.add_stream(codec, rate=rate, options=options)
         pictures.width, pictures.height = size
         pictures.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"

@@ -14,10 +14,12 @@ import pytest
 from clips import clip
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.audio import load_sound_track
 from gemma4_gguf.media.image import prepare_image
+from gemma4_gguf.media.picture import read_image
 from gemma4_gguf.media.sampling import frame_indices
 from gemma4_gguf.media.video import Clip, Frame, sample_frames
 
@@ -90,6 +92,112 @@ def test_uneven_pictures_are_labelled_with_their_own_times(kind: str) -> None:
         assert [frame.time_s for frame in found] == pytest.approx(
             [UNEVEN[f.index] / 10 for f in found], abs=1e-3
         )
+
+
+# A screen that does not change for nine of ten seconds.
+STILL = [0, *range(90, 101)]
+TIMED = ("mp4", "mp4, frames out of order", "mpeg-ts", "webm", "matroska", "avi")
+
+
+@pytest.mark.parametrize("kind", TIMED)
+def test_a_long_still_costs_one_picture(kind: str) -> None:
+    content = clip(12, 10, times=STILL, **KINDS[kind])
+    found = sample_frames(content, frames=6)
+    assert len(found) == 6 and found[0].index == 0
+    assert [frame.time_s for frame in found] == pytest.approx([STILL[f.index] / 10 for f in found], abs=1e-3)
+    assert np.abs(np.array(numbers(found)) - [frame.index for frame in found]).max() <= (kind == "avi")
+    assert [frame.time_s for frame in sample_frames(content, fps=1)] == pytest.approx(
+        [0, 9, 10][:2], abs=0.11
+    )
+    assert [frame.timestamp for frame in sample_frames(content)] == ["00:00", *["00:09"] * 10, "00:10"]
+
+
+@pytest.mark.parametrize("kind", TIMED)
+def test_pictures_per_second(kind: str) -> None:
+    found = sample_frames(clip(50, 10, **KINDS[kind]), fps=1)
+    assert [frame.index for frame in found] == [0, 10, 20, 30, 40]
+    assert [frame.timestamp for frame in found] == ["00:00", "00:01", "00:02", "00:03", "00:04"]
+
+
+@pytest.mark.parametrize("start", [7, 1000])
+@pytest.mark.parametrize("kind", ["mp4", "mp4, frames out of order", "mpeg-ts", "webm", "matroska"])
+def test_times_count_from_the_first_picture(kind: str, start: int) -> None:
+    found = sample_frames(clip(10, 10, times=list(range(start, start + 10)), **KINDS[kind]), frames=5)
+    assert [frame.index for frame in found] == numbers(found) == [0, 2, 4, 6, 8]
+    assert [frame.time_s for frame in found] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+@pytest.mark.parametrize("container", ["webm", "matroska"])
+def test_a_recording_that_says_neither_length_nor_count(container: str) -> None:
+    content = clip(30, 10, container=container, codec="libvpx-vp9", muxer={"live": "1"})
+    with av.open(io.BytesIO(content)) as opened:
+        assert opened.duration is None and not opened.streams.video[0].frames
+    found = sample_frames(content, fps=1)
+    assert [(frame.index, frame.time_s) for frame in found] == [(0, 0), (10, 1), (20, 2)]
+    half = sample_frames(content[: len(content) * 2 // 3], frames=4)
+    assert len(half) == 4 and [frame.index for frame in half] == numbers(half)
+
+
+def test_a_length_that_is_claimed_does_not_count() -> None:
+    content = bytearray(clip(10, 10))
+    for kind, place in ((b"mvhd", 16), (b"mdhd", 16), (b"tkhd", 20)):
+        at = content.index(kind) + 4 + place
+        content[at : at + 4] = b"\x7f\xff\xff\xff"
+    found = sample_frames(bytes(content), frames=5)
+    assert [(frame.index, frame.time_s) for frame in found] == [(k, k / 10) for k in (0, 2, 4, 6, 8)]
+
+
+def test_damage_in_the_middle_costs_the_pictures_there() -> None:
+    """Those after it keep their own times."""
+    content = bytearray(clip(60, 10, container="mpegts"))
+    packets = range(0, len(content), 188)
+    for at in packets[len(packets) // 3 : len(packets) // 2]:
+        content[at + 4 : at + 188] = bytes(184)
+    found = sample_frames(bytes(content), frames=12)
+    assert found[0].index == 0 and found[-1].time_s > 5
+    for frame in found:
+        assert numbers([frame])[0] == pytest.approx(frame.time_s * 10, abs=1.5)
+
+
+def test_huge_pictures_are_refused() -> None:
+    content = bytearray(clip(3, 5, container="ivf", codec="libvpx"))
+    content[12:16] = struct.pack("<HH", 16_383, 16_383)
+    at = content.index(b"\x9d\x01\x2a") + 3  # a key frame
+    content[at : at + 4] = struct.pack("<HH", 16_383, 16_383)
+    with pytest.raises(MediaError, match=r"too large|damaged"):
+        sample_frames(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("source", ["bytes", "path"])
+def test_animations(kind: str, source: str, tmp_path: Path) -> None:
+    """With a delay for each frame; on white where nothing is drawn."""
+    greys = (0, 60, 120, 180, 240)
+    pictures = [Image.new("RGB", (96, 64), (grey, grey, grey)) for grey in greys]
+    stream = io.BytesIO()
+    delays = [200, 1000, 300, 5000, 100]
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    pictures[0].save(stream, kind, save_all=True, append_images=pictures[1:], duration=delays, **lossless)
+    content: bytes | Path = stream.getvalue()
+    if source == "path":
+        (tmp_path / "animation").write_bytes(stream.getvalue())
+        content = tmp_path / "animation"
+    found = sample_frames(content)
+    assert [frame.time_s for frame in found] == pytest.approx([0, 0.2, 1.2, 1.5, 6.5])
+    assert [round(float(frame.picture.pixels.mean())) for frame in found] == list(greys)
+    assert [frame.index for frame in sample_frames(content, fps=1)] == [0, 1, 3]
+    assert load_image_of(content) == greys[0]
+
+
+def load_image_of(content: bytes | Path) -> int:
+    return int(read_image(content).getpixel((5, 5))[0])
+
+
+def test_delays_as_browsers_show_them() -> None:
+    stream = io.BytesIO()
+    pictures = [Image.new("L", (8, 8), grey) for grey in (0, 100, 200)]
+    pictures[0].save(stream, "GIF", save_all=True, append_images=pictures[1:], duration=0)
+    assert [f.time_s for f in sample_frames(stream.getvalue())] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_both_ways_through_a_clip_agree(monkeypatch: pytest.MonkeyPatch) -> None:
