@@ -81,7 +81,7 @@ def open_checkpoint(directory: Path, *, name: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: no config, no weights, a damaged file, a missing shard, or quantized weights.
     """
-    given = Path(directory).expanduser()
+    given = Path(os.path.expanduser(directory))  # noqa: PTH111  Path.expanduser raises for unknown users
     if not os.path.isdir(given):  # noqa: PTH112  Path.is_dir raises for names that are too long
         raise CheckpointError(_no_directory(given))
     directory = given.resolve()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,9 @@ from gemma4_gguf.convert.quant_rules import (
 )
 from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
+from gemma4_gguf.errors import TensorError
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
 from gemma4_gguf.files.quant_types import QUANT_TYPES, QuantType, quant_type
-
-log = logging.getLogger(__name__)
 
 # The quantizer starts from a file of this type: weights of any other pass through it.
 _STAGE = QUANT_TYPES["BF16"]
@@ -37,7 +37,7 @@ class ConvertedFiles:
     Args:
         model: the model.
         projector: what makes it see and hear; None for a text-only checkpoint, or if none was asked for.
-        notes: what was left out, or does not fit together; sentences, each logged as a warning as well.
+        notes: what was left out, or does not fit together; sentences, each given as a warning as well.
     """
 
     model: Path
@@ -87,7 +87,7 @@ def convert_checkpoint(
     model_type = quant_type(quant)
     eyes_type = None if projector_type is None else quant_type(projector_type, projector=True)
     checkpoint = open_checkpoint(Path(source), name=name)
-    out_dir = Path(out_dir).expanduser()
+    out_dir = Path(os.path.expanduser(out_dir))  # noqa: PTH111  Path.expanduser raises for unknown users
     plan = plan_model(checkpoint)
     eyes = None if eyes_type is None else plan_projector(checkpoint)
     model = out_dir / f"{plan.name}-{model_type.name}.gguf"
@@ -98,9 +98,13 @@ def convert_checkpoint(
         files.append(output_file(eyes, projector, eyes_type))
     notes = (*checkpoint.notes, *plan.notes, *(() if eyes_type is None else stored_senses(checkpoint)[1]))
     for note in notes:
-        log.warning("%s", note)
+        warnings.warn(note, stacklevel=2)
     unchanged = checkpoint.files.check_unchanged
-    write_files(files, force=force, threads=threads, progress=progress, before_publishing=unchanged)
+    try:
+        write_files(files, force=force, threads=threads, progress=progress, before_publishing=unchanged)
+    except TensorError:  # weights that are no numbers may be those of another file by now
+        unchanged()
+        raise
     return ConvertedFiles(model, projector, notes)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 
 from gemma4_gguf.convert.ggml_encoder import SOURCE_TYPES, is_quantized
@@ -20,6 +21,7 @@ from gemma4_gguf.convert.quant_rules import (
 )
 from gemma4_gguf.convert.writer import OutputFile, OutputTensor, write_files
 from gemma4_gguf.errors import GGUFError, OutputError, QuantTypeError
+from gemma4_gguf.files.atomic_write import check_place
 from gemma4_gguf.files.gguf_header import pack_fields, place_file_type
 from gemma4_gguf.files.gguf_reader import GGUFFile, TensorInfo, open_gguf, read_rows, require_gemma4
 from gemma4_gguf.files.quant_types import RECIPE_KEY, QuantType, name_with, quant_type
@@ -59,11 +61,12 @@ def quantize_file(
     """
     kind = quant_type(quant)
     sources = SourceFiles(GGUFError)
-    with contextlib.suppress(OSError):  # what is wrong with it, the reader says
+    with contextlib.suppress(OSError, ValueError):  # what is wrong with it, the reader says
         sources.remember(Path(source), Path(source).stat())
     file = open_gguf(source)
     require_gemma4(file)
     path = _output_path(file.path, out_path, kind)
+    check_place(path)
     if path.exists() and path.samefile(file.path):
         raise OutputError(f"{path} is the source itself; choose another name.")
     write_files(
@@ -78,7 +81,7 @@ def quantize_file(
 
 def _output_path(source: Path, out_path: str | Path | None, quant: QuantType) -> Path:
     out = source.parent if out_path is None else Path(out_path)
-    return out / name_with(quant, source) if out.is_dir() else out
+    return out / name_with(quant, source) if os.path.isdir(out) else out  # noqa: PTH112  Path.is_dir raises for long names
 
 
 def _output_file(file: GGUFFile, path: Path, quant: QuantType) -> OutputFile:

@@ -23,6 +23,7 @@ from gemma4_gguf.cpu_cores import logical_cores
 from gemma4_gguf.errors import TensorError
 from gemma4_gguf.files.atomic_write import (
     PendingFile,
+    check_free,
     output_error,
     prepare_directory,
     publish_all,
@@ -120,13 +121,15 @@ def write_files(
         TensorError: a weight is not a number where numbers are checked.
     """
     headers = [_header(file) for file in files]
-    directory = files[0].path.parent
-    existed = directory.exists()
+    finals = [file.path for file in files]
+    directory = finals[0].parent
+    made = [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
     needed = sum(header.file_bytes for header in headers)
-    prepare_directory([file.path for file in files], needed, force=force)
     try:
+        prepare_directory(finals, needed, force=force)
         with termination_raises(), contextlib.ExitStack() as stack:
-            pending = [stack.enter_context(PendingFile(file.path)) for file in files]
+            pending = [stack.enter_context(PendingFile(path)) for path in finals]
+            check_free(finals, force=force)  # another process may have finished until the locks were ours
             try:
                 for target, header in zip(pending, headers, strict=True):
                     os.ftruncate(target.fd, header.file_bytes)
@@ -137,9 +140,9 @@ def write_files(
             except OSError as error:
                 raise output_error(error, directory) from error
     except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        for path in made:
+            with contextlib.suppress(OSError, ValueError):
+                path.rmdir()
         raise
 
 

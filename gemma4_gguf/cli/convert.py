@@ -31,6 +31,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--mmproj-type", default="BF16", metavar="TYPE", help="type of the projector (BF16)")
     parser.add_argument("--no-mmproj", action="store_true", help="write no projector")
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="what to call the model, such as ORG/NAME (the hub id, or the name of the directory)",
+    )
     add_hub_options(parser, "on the hub")
     add_writing_options(parser)
 
@@ -42,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.files.hub import HubId, locate, resolve_checkpoint
     from gemma4_gguf.options import HubOptions
 
-    source, name = locate(args.source), None
+    source, name = locate(args.source), args.name
     if isinstance(source, HubId):
-        name = source.repo
-        with byte_progress(f"downloading {name}", quiet=args.quiet) as show:
+        repo, name = source.repo, name or source.repo
+        with byte_progress(f"downloading {repo}", quiet=args.quiet) as show:
             options = HubOptions(revision=args.revision, token=args.token, progress=show)
-            source = resolve_checkpoint(name, options)
+            source = resolve_checkpoint(repo, options)
     with written(f"converting {name or source.name}", args) as (progress, files):
         made = convert_checkpoint(
             source,

@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,10 +36,12 @@ class PendingFile:
         final: name the finished file gets.
 
     Raises:
-        OutputError: another process is writing it, or it cannot be created.
+        OutputError: another process is writing it, it cannot be created, or something that is no file has its
+            name.
     """
 
     def __init__(self, final: Path) -> None:
+        check_place(final)
         self.final = final
         self.path = _pending_path(final)
         try:
@@ -125,15 +128,9 @@ def prepare_directory(finals: Sequence[Path], needed_bytes: int, *, force: bool)
         OutputError: a name is taken, the directory cannot be written, or the disk has no room.
     """
     directory = finals[0].parent
-    for final in finals:
-        if final.is_dir():
-            raise OutputError(f"{final} is a directory; expected the name of a file to write.")
-        if final.exists() and not force:
-            raise OutputError(
-                f"{final} exists already. Pass force (--force) to replace it, or choose another place."
-            )
+    check_free(finals, force=force)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_directory(directory)
         remove_leftovers(directory)
         available = shutil.disk_usage(directory).free
     except OSError as error:
@@ -143,6 +140,61 @@ def prepare_directory(finals: Sequence[Path], needed_bytes: int, *, force: bool)
             f"{directory} has {available / 1e9:.2f} GB free; {needed_bytes / 1e9:.2f} GB are needed. "
             "Make room, choose another place, or a smaller type."
         )
+
+
+def check_free(finals: Sequence[Path], *, force: bool) -> None:
+    """Looks whether names are free.
+
+    Args:
+        finals: names of files to write.
+        force: existing files may be replaced.
+
+    Raises:
+        OutputError: a name is taken, or cannot be a file's.
+    """
+    for final in finals:
+        check_place(final)
+        if os.path.lexists(final) and not force:
+            raise OutputError(
+                f"{final} exists already. Pass force (--force) to replace it, or choose another place."
+            )
+
+
+def check_place(final: Path) -> None:
+    """Looks at the name a file is to get.
+
+    Args:
+        final: of the file; it may be there already.
+
+    Raises:
+        OutputError: it names a directory, a device or a pipe, which a file would take the place of, or no
+            system call takes it.
+    """
+    try:
+        mode = final.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise output_error(error, final) from error
+    except ValueError as error:
+        raise OutputError(f"{str(final)!r} is no name of a file ({error}). Choose another.") from error
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{final} is a directory; expected the name of a file to write.")
+    if not stat.S_ISREG(mode):
+        raise OutputError(
+            f"{final} is a device, a pipe or a socket, which a file is not written into; name a file."
+        )
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        blocking = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+        what = "a link that leads nowhere" if blocking.is_symlink() else "a file"
+        raise OutputError(
+            f"{blocking} is {what}, so nothing can be written into {directory}. Choose another directory."
+        ) from error
 
 
 def remove_leftovers(directory: Path) -> list[Path]:
@@ -189,6 +241,8 @@ def output_error(error: OSError, path: Path) -> OutputError:
         return OutputError(
             f"Another process is writing {path} at the moment. Wait for it, or choose another place."
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(f"{path!s:.80}… is too long a name for the file system. Choose a shorter one.")
     return OutputError(f"{path} cannot be written: {error.strerror or error}. Choose another place.")
 
 

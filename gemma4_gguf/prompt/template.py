@@ -8,8 +8,8 @@ texts, cuts, joins or prints as JSON, none of them can become a control token, o
 
 from __future__ import annotations
 
-import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +28,6 @@ from gemma4_gguf.special_tokens import (
     any_of,
 )
 from gemma4_gguf.templates import Renderer, load, words_before_calls
-
-_log = logging.getLogger(__name__)
 
 # (messages, tools, thinking) → what the template prints, to the beginning of the model's turn
 Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool], str]
@@ -132,10 +130,10 @@ def renderer(facts: ModelFacts, marks: Marks) -> Render:
 
     Returns:
         A callable; an error of the template comes with the first conversation. A template that cannot be
-        Gemma 4's is logged as a warning.
+        Gemma 4's gives a warning.
     """
     if warning := foreign_template(facts.chat_template):
-        _log.warning("%s", warning)
+        warnings.warn(warning, stacklevel=2)
     bos = marks.of.get(BOS, BOS)
 
     def render(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, thinking: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect as python_inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma4_gguf import errors
+from gemma4_gguf import Session, errors
 from gemma4_gguf.cli import output
 from gemma4_gguf.cli.errors import EXIT_BUG, EXIT_CODES, EXIT_INTERRUPTED, EXIT_PIPE, exit_code
 from gemma4_gguf.cli.main import COMMANDS, build_parser, main
@@ -185,6 +186,24 @@ def test_convert_refuses_to_replace_unless_forced(
     assert "--force" in capsys.readouterr().err and Path(path).stat().st_mtime_ns == before
     assert main([*command, "--force"]) == 0
     assert Path(path).stat().st_mtime_ns > before
+
+
+def test_convert_names_the_files_and_says_what_it_noticed(
+    checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint("e2b_text"), source)
+    (source / "chat_template.jinja").write_text("<|im_start|>{{ messages }}")
+    command = ["convert", str(source), "-o", str(tmp_path), "-q", "Q8_0", "--name", "some-org/My-Model"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'My-Model-Q8_0.gguf'}\n"
+    assert "note: The chat template is ChatML" in err
+    assert open_gguf(out.strip()).metadata["general.organization"] == "Some Org"
+    assert main(["inspect", out.strip()]) == 0
+    assert "The chat template is ChatML" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="The chat template is ChatML"), Session(out.strip(), device="cpu"):
+        pass
 
 
 def test_convert_without_projector(
