@@ -91,11 +91,16 @@ class Marks:
     def veil(self, text: str) -> str:
         """A text that spells no control token, not even with what a template puts around it.
 
-        Character by character, so that its length stays; `unveil` brings it back.
+        Character by character, so that its length stays; `plain` brings it back.
         """
         if text.strip() in self._insides:
             return "".join(map(_veiled, text))
         return self._ends.sub(lambda match: _veiled(match[0]), text)
+
+    def plain(self, text: str) -> str:
+        """A text as people read it: marks and what is veiled are what they stand for."""
+        text = _unveil(self._mark.sub(lambda match: self._text[match[0]], text))
+        return text.encode("utf-8", "backslashreplace").decode()
 
     def split(self, text: str, *, spelled: bool) -> Iterator[tuple[str, str]]:
         """Cuts what a template printed.
@@ -113,12 +118,12 @@ class Marks:
         at = 0
         for match in (self._mark_or_spelled if spelled else self._mark).finditer(text):
             if match.start() > at:
-                yield "text", _unveil(text[at : match.start()])
+                yield "text", _printed_text(text[at : match.start()])
             token = self._text.get(match[0], match[0])
             yield _KIND_OF.get(token, "control"), token
             at = match.end()
         if at < len(text):
-            yield "text", _unveil(text[at:])
+            yield "text", _printed_text(text[at:])
 
 
 def renderer(facts: ModelFacts, marks: Marks) -> Render:
@@ -173,13 +178,19 @@ def render_conversation(
     given = _changed([given, tools], _checked)
     if special_in_content:
         given = _changed(given, marks.put)
-    text = render(given[0], given[1], thinking)
+
+    def printed(value: Any) -> str:
+        try:
+            return render(value[0], value[1], thinking)
+        except TemplateError as error:
+            raise TemplateError(marks.plain(str(error))) from error
+
+    text = printed(given)
     spelled = False
     if marks.spelled_in(text):
         # They stand in somebody's text, or the template puts them together out of pieces: then they are still
         # there when the texts can spell nothing.
-        veiled = _changed(given, marks.veil)
-        other = render(veiled[0], veiled[1], thinking)
+        other = printed(_changed(given, marks.veil))
         spelled = marks.spelled_in(other)
         text = other if spelled else text
     pieces = tuple(marks.split(text, spelled=spelled))
@@ -242,7 +253,11 @@ def _veiled(character: str) -> str:
 
 
 def _unveil(text: str) -> str:
-    text = _VEILED.sub(lambda match: chr(ord(match[0]) - _FIRST_VEILED), text)
+    return _VEILED.sub(lambda match: chr(ord(match[0]) - _FIRST_VEILED), text)
+
+
+def _printed_text(text: str) -> str:
+    text = _unveil(text)
     found = _SURROGATE.search(text)
     if found is not None:
         raise TemplateError(f"The chat template prints this: {_half_pair(text, found.start())}")

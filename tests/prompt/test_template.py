@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,18 @@ def test_halves_of_surrogate_pairs_are_refused(place: str) -> None:
     tools = [{"function": {"name": "f", "description": bad}}] if place == "tool" else None
     with pytest.raises(MessageError, match="half a surrogate pair"):
         pieces_of(load("small"), messages, tools)
+
+
+def test_what_a_template_complains_about_is_readable() -> None:
+    for text, message in [
+        ("{{ raise_exception('no <|turn> here, ' ~ x) }}", "no <|turn> here, a <b>"),
+        ("<|tu{{ 'rn>' }}{{ x | int // 0 }}", "could not print"),
+        ("{{ '<|' ~ 'turn>' }}{{ raise_exception(x) if '<' not in x }}", "a <b>"),
+    ]:
+        text = "{% set x = messages[0].content %}" + text
+        with pytest.raises(TemplateError, match=re.escape(message)) as raised:
+            pieces_of(text, [{"role": "user", "content": "a <b>"}])
+        str(raised.value).encode()
 
 
 def test_a_template_that_prints_half_a_pair_is_refused() -> None:
