@@ -19,6 +19,7 @@ from gemma4_gguf.engine.kv_cache import SavedSequence
 from gemma4_gguf.errors import MessageError, OptionError
 from gemma4_gguf.generation import Generation, Turn, read_turn, whole
 from gemma4_gguf.options import SamplingOptions, TurnOptions
+from gemma4_gguf.prompt.call_results import open_calls
 from gemma4_gguf.prompt.messages import Message, user_message
 from gemma4_gguf.prompt.tokens import PromptWriter
 from gemma4_gguf.tools import Tool, ToolResult, as_tools, run_call
@@ -159,7 +160,7 @@ class Chat:
         messages = [*self.messages, *new]
         turn = read_turn(messages, settings, self._session.sampling)
         # Which of the checked messages are which of ours: turns are dropped by identity.
-        ours = {id(checked): message for checked, message in zip(turn.messages, messages, strict=True)}
+        ours = {id(checked): messages[i] for checked, i in zip(turn.messages, turn.given_at, strict=True)}
 
         def attempt(part: Sequence[Message]) -> tuple[int, Generation]:
             generation = self._session.generate(replace(turn, messages=part), owner=self)
@@ -171,7 +172,7 @@ class Chat:
         else:
             n_ctx, most = self._session.engine.n_ctx, turn.sampling.max_tokens
             generation, dropped = drop_oldest(turn.messages, attempt, n_ctx=n_ctx, max_tokens=most)
-            left_out = [ours[id(message)] for message in dropped]
+            left_out = list({id(ours[id(m)]): ours[id(m)] for m in dropped}.values())
         self.image_tokens, self._special_in_content = turn.image_tokens, turn.special_in_content
         return self._run(new, generation, left_out)
 
@@ -346,11 +347,10 @@ def as_message(reply: Reply) -> Message:
 
 def _next_messages(messages: Sequence[Message]) -> list[Message]:
     """What may come next: results for open calls, else something the user says."""
-    last = messages[-1]
-    calls = last.get("tool_calls") if last["role"] == "assistant" else None
+    calls = open_calls(messages)
     if calls:
         return [{"role": "tool", "tool_call_id": call.get("id"), "content": "-"} for call in calls]
-    return [] if last["role"] in ("user", "tool") else [{"role": "user", "content": "-"}]
+    return [] if messages[-1]["role"] in ("user", "tool") else [{"role": "user", "content": "-"}]
 
 
 def _results(

@@ -14,7 +14,8 @@ from gemma4_gguf.engine.engine import Engine
 from gemma4_gguf.engine.guided_sampler import Guide
 from gemma4_gguf.engine.token_stream import TokenRequest, TokenStream
 from gemma4_gguf.options import SamplingOptions, TurnOptions, turn_options
-from gemma4_gguf.prompt.messages import Message, check_messages
+from gemma4_gguf.prompt.call_results import pair_results
+from gemma4_gguf.prompt.messages import Message, check_each
 from gemma4_gguf.prompt.tokens import Prompt, PromptWriter
 from gemma4_gguf.reply.parser import ReplyParser
 from gemma4_gguf.reply.stop_text import StopText
@@ -28,7 +29,8 @@ class Turn:
     """Everything that a reply rests on, checked once: see `read_turn`.
 
     Args:
-        messages: checked, oldest first.
+        messages: checked, oldest first, results of tools right behind their calls.
+        given_at: for each the place of the message that it comes from, among those given.
         sampling: how tokens are drawn, when to stop.
         tools: what the model may call.
         declarations: the same as OpenAI dicts; None without any.
@@ -39,6 +41,7 @@ class Turn:
     """
 
     messages: Sequence[Message]
+    given_at: Sequence[int]
     sampling: SamplingOptions
     tools: tuple[Tool, ...] = ()
     declarations: Sequence[Mapping[str, Any]] | None = None
@@ -83,7 +86,7 @@ def read_turn(messages: Sequence[Mapping[str, Any]], options: TurnOptions, sampl
 
     Raises:
         OptionError: an option is unknown or out of range.
-        MessageError: a message is malformed.
+        MessageError: a message is malformed, or calls and results do not fit together.
         ToolError: a tool cannot be declared.
         SchemaError: the schema, or the parameters of a tool, cannot be expressed.
         GrammarError: GBNF text is malformed.
@@ -95,8 +98,18 @@ def read_turn(messages: Sequence[Mapping[str, Any]], options: TurnOptions, sampl
     system = rest.pop("system", None)
     if system is not None:
         messages = [{"role": "system", "content": system}, *messages]
-    checked = check_messages(messages)
-    return Turn(messages=checked, sampling=drawn, tools=tools, declarations=declarations, rules=rules, **rest)
+    groups = check_each(messages)
+    given_at = {id(checked): i for i, group in enumerate(groups) for checked in group}
+    paired = pair_results([checked for group in groups for checked in group])
+    return Turn(
+        messages=paired,
+        given_at=[given_at[id(checked)] for checked in paired],
+        sampling=drawn,
+        tools=tools,
+        declarations=declarations,
+        rules=rules,
+        **rest,
+    )
 
 
 class Generation:

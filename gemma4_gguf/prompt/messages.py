@@ -1,43 +1,73 @@
-"""Message checks: what callers hand in, OpenAI-shaped messages and loose parts → one checked form.
+"""Message checks: what callers hand in, messages of several APIs and loose parts → one checked form.
 
 Checked messages are plain dicts in OpenAI's shape, except that media parts hold the value types of
 `types`: {"type": "text", "text": …}, {"type": "image", "image": Image}, {"type": "audio", "audio":
 Audio}. Tool calls carry their arguments as objects. Checking twice changes nothing. Every refusal names the
-place, such as messages[2].content[0].
+place, such as messages[2].content[0], and nothing that says something is dropped.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
-from urllib.request import url2pathname
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.media.kinds import kind_of_file, what_else_of_file
-from gemma4_gguf.types import MODALITIES, Audio, Image, Media, Video, modality_of
+from gemma4_gguf.prompt.fields import Fields, holds
+from gemma4_gguf.prompt.parts import (
+    KNOWN_TYPES,
+    Content,
+    is_pil,
+    loose_part,
+    media_part,
+    read_parts,
+    read_texts,
+)
+from gemma4_gguf.prompt.sources import MAX_PATH, from_base64, is_file
+from gemma4_gguf.types import Media, ToolCall, modality_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-DETAIL_TOKENS = {"low": 70, "high": 1120, "auto": None}
+MAX_DEPTH = 100  # of the arguments of a call
+_ROLE_NAMES = {"model": "assistant", "function": "tool"}
+_ITEMS = ("function_call", "function_call_output", "reasoning")
+_RESPONSES = ("functionResponse", "function_response")
+_PART_TYPES = frozenset(KNOWN_TYPES)
 
 Message = dict[str, Any]
 
 
-def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+def check_messages(messages: Sequence[Any]) -> list[Message]:
     """Checks a conversation and brings it into the one form.
 
     Args:
-        messages: OpenAI-shaped dicts, oldest first.
+        messages: dicts as OpenAI, Anthropic, Gemini or Ollama write them, oldest first.
 
     Returns:
-        New dicts; the given ones are left alone.
+        New dicts; the given ones are left alone. One with results of tools beside other content becomes
+        several.
 
     Raises:
-        MessageError: a role or a part is unknown or malformed.
+        MessageError: a role, a key or a part is unknown or malformed.
+    """
+    return [checked for group in check_each(messages) for checked in group]
+
+
+def check_each(messages: Sequence[Any]) -> list[list[Message]]:
+    """As `check_messages`, message by message.
+
+    Args:
+        messages: as there.
+
+    Returns:
+        For each message what it becomes: at least one.
+
+    Raises:
+        MessageError: as there.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise MessageError(f"messages is a {type(messages).__name__}; expected a list of dicts.")
@@ -61,7 +91,7 @@ def user_message(parts: Sequence[Any]) -> Message:
     """
     if not parts:
         raise MessageError("There is nothing to say: give at least one text, picture or sound.")
-    return {"role": "user", "content": [_loose_part(part, f"part {i}") for i, part in enumerate(parts)]}
+    return {"role": "user", "content": [loose_part(part, f"part {i}") for i, part in enumerate(parts)]}
 
 
 def media_parts(messages: Sequence[Message]) -> list[Media]:
@@ -85,197 +115,270 @@ def media_parts(messages: Sequence[Message]) -> list[Media]:
 # Messages
 
 
-def _check_message(message: Any, where: str) -> Message:
-    if not isinstance(message, Mapping):
+def _check_message(message: Any, where: str) -> list[Message]:
+    if not isinstance(message, (Mapping, BaseModel)):
         raise MessageError(f"{where} is a {type(message).__name__}; expected a dict with role and content.")
-    role = message.get("role")
+    fields = Fields(message, where)
+    kind, role = fields.take("type"), fields.take("role")
+    if role is None and kind in _ITEMS:
+        return _item(kind, fields)
+    role = _ROLE_NAMES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
-        raise MessageError(f"{where} has the role {role!r}; expected one of {', '.join(ROLES)}.")
-    checked: Message = {"role": role}
-    calls = message.get("tool_calls")
-    if calls and role != "assistant":
+        raise MessageError(f"{where} has the role {_short(role)}; expected one of {', '.join(ROLES)}.")
+    if role == "tool":
+        return _tool_messages(fields)
+    read, content = _content(fields)
+    read.thoughts += _thoughts(fields)
+    read.calls += _calls(fields)
+    read.results += _listed(fields, "tool_responses")
+    name = fields.take("name")
+    fields.done()
+    checked: Message = {"role": role, "content": content}
+    if read.calls and role != "assistant":
         raise MessageError(f"{where} is of the {role} and has tool_calls; only the assistant calls tools.")
-    content = message.get("content")
-    if content is None and role in ("system", "developer", "user"):
+    if read.thoughts and role != "assistant":
+        raise MessageError(f"{where} is of the {role} and has a thought; only the assistant thinks.")
+    if content is None and role != "assistant" and not read.results:
         raise MessageError(f"{where} of the {role} has no content.")
-    checked["content"] = _check_content(content, where)
-    if calls:
-        if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
-            raise MessageError(f"{where}.tool_calls is a {type(calls).__name__}; expected a list.")
-        checked["tool_calls"] = [_check_call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(calls)]
-    for key in ("reasoning_content", "tool_call_id", "name"):
-        value = message.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise MessageError(f"{where}.{key} is a {type(value).__name__}; expected text.")
-        checked[key] = value
-    return checked
+    if read.thoughts:
+        checked["reasoning_content"] = "\n\n".join(read.thoughts)
+    if read.calls:
+        checked["tool_calls"] = [_check_call(call, place) for place, call in read.calls]
+    if name is not None:
+        checked["name"] = _text(name, f"{where}.name")
+    answers = [answer for place, result in read.results for answer in _tool_messages(Fields(result, place))]
+    if role == "assistant":
+        return [checked, *answers]
+    return answers if content is None else [*answers, checked]
 
 
-def _check_content(content: Any, where: str) -> Any:
-    if content is None or isinstance(content, str):
-        return content
-    if isinstance(content, Mapping) or not isinstance(content, Sequence):
+def _item(kind: str, fields: Fields) -> list[Message]:
+    """An item of OpenAI's Responses API that is no message."""
+    if kind == "function_call_output":
+        return _tool_messages(fields)
+    if kind == "function_call":
+        call = {name: fields.take(name) for name in ("call_id", "name", "arguments")}
+        fields.done()
+        return [{"role": "assistant", "content": None, "tool_calls": [_check_call(call, fields.where)]}]
+    said, summary = fields.take("content"), fields.take("summary")
+    fields.done()
+    thought = read_texts(said or summary or "", fields.where)
+    return [{"role": "assistant", "content": None} | ({"reasoning_content": thought} if thought else {})]
+
+
+def _content(fields: Fields) -> tuple[Content, Any]:
+    """What a message holds, and its content in the checked form: text, a list of parts or None."""
+    where, given, refusal = fields.where, fields.take("content", "parts"), fields.take("refusal")
+    images = fields.take("images") or ()
+    if not holds(given) and holds(refusal):
+        given = refusal
+    if isinstance(given, str) and not images:
+        return Content(), given
+    if given is None and not images:
+        return Content(), None
+    if isinstance(given, (str, Mapping, BaseModel)):
+        given = [{"type": "text", "text": given} if isinstance(given, str) else given]
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given or (), Sequence):
+        raise MessageError(f"{where}.content is a {type(given).__name__}; expected text or a list of parts.")
+    read = read_parts(given or (), f"{where}.content")
+    if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+        raise MessageError(f"{where}.images is a {type(images).__name__}; expected a list.")
+    read.parts[:0] = [_image(image, f"{where}.images[{i}]") for i, image in enumerate(images)]
+    other = read.thoughts or read.calls or read.results
+    return read, None if other and not read.parts else read.parts
+
+
+def _image(value: Any, where: str) -> dict[str, Any]:
+    """A picture as Ollama takes it: base64, bytes or a path."""
+    in_base64 = isinstance(value, str) and (len(value) > MAX_PATH or not is_file(Path(value)))
+    return media_part("image", from_base64(value, where) if in_base64 else value, where)
+
+
+def _thoughts(fields: Fields) -> list[str]:
+    said = fields.take("reasoning_content", "reasoning", "thinking")
+    # The same once more in pieces; those in the cipher of a provider say nothing to anybody else.
+    pieces = fields.take("reasoning_details", "thinking_blocks") or []
+    if not holds(said) and isinstance(pieces, list):
+        said = [
+            piece.get("text") or piece.get("summary") or piece.get("thinking") or ""
+            for piece in pieces
+            if isinstance(piece, Mapping)
+        ]
+    thought = read_texts(said, f"{fields.where}.reasoning_content") if holds(said) else ""
+    return [thought] if thought else []
+
+
+def _listed(fields: Fields, name: str) -> list[tuple[str, Any]]:
+    where, values = f"{fields.where}.{name}", fields.take(name)
+    if not holds(values):
+        return []
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
+        raise MessageError(f"{where} is a {type(values).__name__}; expected a list.")
+    return [(f"{where}[{i}]", value) for i, value in enumerate(values)]
+
+
+# Calls and results
+
+
+def _calls(fields: Fields) -> list[tuple[str, Any]]:
+    calls, one = _listed(fields, "tool_calls"), fields.take("function_call")
+    return calls if one is None else [*calls, (f"{fields.where}.function_call", one)]
+
+
+def _check_call(call: Any, where: str) -> Message:
+    if isinstance(call, ToolCall):
+        call = {"id": call.id, "name": call.name, "arguments": call.arguments}
+    if not isinstance(call, (Mapping, BaseModel)):
         raise MessageError(
-            f"{where}.content is a {type(content).__name__}; expected text or a list of parts."
+            f'{where} is {_short(call)}; expected {{"function": {{"name": …, "arguments": …}}}}.'
         )
-    return [_check_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)]
+    fields = Fields(call, where)
+    fields.take("type")
+    by_item, given = fields.take("call_id"), fields.take("id")
+    inner = fields.take("function", "functionCall", "function_call")
+    if inner is not None:
+        fields.done()
+        fields = Fields(inner, f"{where}.function")
+        given = given if given is not None else fields.take("id")
+    name, arguments = fields.take("name"), fields.take("arguments", "args", "input", "parameters")
+    if not isinstance(name, str) or not name:
+        raise MessageError(
+            f'{where} is {_short(call)}; expected {{"function": {{"name": …, "arguments": …}}}}.'
+        )
+    fields.done()
+    function = {"name": name, "arguments": _arguments(arguments, f"{fields.where}.arguments")}
+    number = _id(by_item if by_item is not None else given, f"{where}.id")
+    return ({} if number is None else {"id": number}) | {"type": "function", "function": function}
 
 
-def _check_call(call: Any, where: str) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise MessageError(f'{where} is {call!r}; expected {{"function": {{"name": …, "arguments": …}}}}.')
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
+def _arguments(given: Any, where: str) -> dict[str, Any]:
+    if isinstance(given, str):
         try:
-            arguments = json.loads(arguments or "{}")
-        except json.JSONDecodeError as error:
-            raise MessageError(f"{where}.function.arguments is no JSON: {error}.") from error
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, Mapping):
-        raise MessageError(f"{where}.function.arguments is {arguments!r}; expected a JSON object.")
-    checked = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
-    return ({"id": str(call["id"])} if call.get("id") is not None else {}) | checked
+            given = json.loads(given or "{}", parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise MessageError(f"{where} is no JSON: {error}.") from error
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise MessageError(f"{where} is {_short(given)}; expected a JSON object.")
+    plain: dict[str, Any] = _plain(given, where, 0)
+    return plain
 
 
-# Parts
-
-
-def _check_part(part: Any, where: str) -> dict[str, Any]:
-    if not isinstance(part, Mapping):
-        return _loose_part(part, where)
-    kind = part.get("type")
-    check = _PARTS.get(kind) if isinstance(kind, str) else None
-    if check is None:
-        raise MessageError(f"{where} is of type {kind!r}; expected one of {', '.join(_PARTS)}.")
-    return check(part, where)
-
-
-def _text_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise MessageError(f"{where}.text is a {type(text).__name__}; expected text.")
-    return {"type": "text", "text": text}
-
-
-def _media_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    kind = str(part["type"])
-    return {"type": kind, kind: _wrapped(part.get(kind), MODALITIES[kind].type, f"{where}.{kind}")}
-
-
-def _image_url_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    url, detail = part.get("image_url"), None
-    if isinstance(url, Mapping):
-        detail, url = url.get("detail"), url.get("url")
-    if detail is not None and detail not in DETAIL_TOKENS:
-        raise MessageError(f"{where}.image_url.detail is {detail!r}; expected low, high or auto.")
-    source = _from_url(url, f"{where}.image_url")
-    return {"type": "image", "image": Image(source, DETAIL_TOKENS[detail or "auto"])}
-
-
-def _input_audio_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    audio = part.get("input_audio")
-    data = audio.get("data") if isinstance(audio, Mapping) else None
-    if not isinstance(data, str):
-        raise MessageError(f'{where}.input_audio is no {{"data": base64, "format": …}}.')
-    if data.startswith("data:"):
-        return {"type": "audio", "audio": Audio(_from_url(data, f"{where}.input_audio"))}
-    return {"type": "audio", "audio": Audio(_base64(data, f"{where}.input_audio.data"))}
-
-
-def _video_url_part(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    url = part.get("video_url")
-    url = url.get("url") if isinstance(url, Mapping) else url
-    return {"type": "video", "video": Video(_from_url(url, f"{where}.video_url"))}
-
-
-_PARTS: dict[str, Callable[[Mapping[str, Any], str], dict[str, Any]]] = {
-    "text": _text_part,
-    "image_url": _image_url_part,
-    "input_audio": _input_audio_part,
-    "video_url": _video_url_part,
-    **dict.fromkeys(MODALITIES, _media_part),
-}
-
-
-def _wrapped(value: Any, kind: type, where: str) -> Any:
-    """The value itself, or a path, bytes or PIL image put into its type."""
-    if isinstance(value, kind):
+def _plain(value: Any, where: str, depth: int) -> Any:
+    """A JSON value, copied."""
+    if depth > MAX_DEPTH:
+        raise MessageError(f"{where[:200]}… is nested more than {MAX_DEPTH} levels deep.")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise MessageError(f"{where} has the key {_short(key)}; expected text, as in JSON.")
+        return {key: _plain(item, f"{where}.{key[:40]}", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if (
+        value is None
+        or isinstance(value, (str, bool, int))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
         return value
-    if isinstance(value, (str, Path, bytes)) or (kind is Image and is_pil(value)):
-        return kind(value)
-    raise MessageError(f"{where} is a {type(value).__name__}; expected {kind.__name__}, a path or bytes.")
+    raise MessageError(f"{where} is {_short(value)}, which JSON cannot hold.")
 
 
-def _loose_part(part: Any, where: str) -> dict[str, Any]:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    if isinstance(part, Path):
-        part = _guess(part, where)
-    if is_pil(part):
-        part = Image(part)
-    modality = modality_of(part)
-    if modality is not None:
-        return {"type": modality.kind, modality.kind: part}
-    raise MessageError(
-        f"{where} is a {type(part).__name__}; expected text, a Path, Image, Audio, Video or a PIL image."
+def _tool_messages(fields: Fields) -> list[Message]:
+    """What a tool returned: one message, or several where several results stand in one."""
+    where = fields.where
+    fields.take("type")
+    inner = fields.take("functionResponse", "function_response")
+    number = None
+    if inner is not None:
+        fields.done()
+        fields = Fields(inner, where)
+        number = fields.take("id")
+    given = fields.take("tool_call_id", "call_id", "tool_use_id")
+    number = _id(given if given is not None else number, f"{where}.tool_call_id")
+    name = fields.take("name", "tool_name")
+    content, failed = (
+        fields.take("content", "parts", "output", "response"),
+        fields.take("is_error", "isError"),
     )
-
-
-def _guess(path: Path, where: str) -> Media:
-    """Tells what a file is by its first bytes, else by its name."""
-    try:
-        kind = kind_of_file(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MessageError(f"{where}: {path} cannot be read: {reason}.") from error
-    if kind is not None:
-        return MODALITIES[kind].type(path)
-    found = what_else_of_file(path)
-    raise MessageError(
-        f"{where}: {path} is no picture, sound or video that is known by its name or its first bytes"
-        f"{f': {found}' if found else ''}. Wrap it in Image(…), Audio(…) or Video(…), or pass its text as "
-        "str."
-    )
-
-
-def is_pil(value: Any) -> bool:
-    """Tells PIL images, without importing Pillow for text.
-
-    Args:
-        value: of any type.
-
-    Returns:
-        Whether it is one.
-    """
-    return any(kind.__module__ == "PIL.Image" and kind.__name__ == "Image" for kind in type(value).__mro__)
-
-
-def _from_url(url: Any, where: str) -> Path | bytes:
-    """A path, a file: address or a data: address; nothing is fetched from a network."""
-    if not isinstance(url, str) or not url:
-        raise MessageError(f"{where} is {url!r}; expected a path, a file: address or a data: address.")
-    scheme = url[:8].partition(":")[0].lower()
-    if scheme in ("http", "https"):
+    fields.done()
+    read, content, failed = _result(content, failed, f"{where}.content")
+    if read.results and not read.parts:
+        return [
+            message for place, result in read.results for message in _tool_messages(Fields(result, place))
+        ]
+    if read.results or read.calls or read.thoughts:
         raise MessageError(
-            f"{where}: addresses on the network are not fetched ({url[:60]}). Download the file and pass its "
-            "path or a data: address."
+            f"{where} is the result of a tool; expected text and media in it and nothing else."
         )
-    if scheme == "file":
-        return Path(url2pathname(unquote(urlsplit(url).path)))
-    if scheme == "data":
-        header, comma, data = url.partition(",")
-        if not comma:
-            raise MessageError(f"{where}: the data: address has no comma before its data.")
-        return _base64(data, where) if header.endswith(";base64") else unquote_to_bytes(data)
-    return Path(url)
+    checked: Message = {"role": "tool", "content": _failure(content) if failed else content}
+    if number is not None:
+        checked["tool_call_id"] = number
+    if name is not None:
+        checked["name"] = _text(name, f"{where}.name")
+    return [checked]
 
 
-def _base64(data: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(unquote(data) if "%" in data else data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MessageError(f"{where} is no valid base64: {error}.") from error
+def _result(content: Any, failed: Any, where: str) -> tuple[Content, Any, bool]:
+    """What a result holds: its parts, its content in the checked form, and whether the tool failed."""
+    if content is None or isinstance(content, str):
+        return Content(), content, bool(failed)
+    if isinstance(content, BaseModel):
+        content = content.model_dump(mode="json", exclude_none=True)
+    if isinstance(content, Mapping) and _are_parts(content.get("content")):  # a CallToolResult of MCP
+        fields = Fields(content, where)
+        content, failed = fields.take("content"), failed or fields.take("isError", "is_error")
+        fields.take("structuredContent")  # the same once more
+        fields.done()
+    values = [content] if _is_part(content) else content
+    if _are_parts(values):
+        read = read_parts([{"type": "text", "text": v} if isinstance(v, str) else v for v in values], where)
+        return read, read.parts, bool(failed)
+    return Content(), json.dumps(_plain(content, where, 0), ensure_ascii=False), bool(failed)
+
+
+def _are_parts(values: Any) -> bool:
+    """Whether a list is one of parts, and no data: a list of texts alone is data."""
+    if not isinstance(values, (list, tuple)):
+        return False
+    return all(isinstance(value, str) or _is_part(value) for value in values) and any(map(_is_part, values))
+
+
+def _is_part(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return value.get("type") in _PART_TYPES or any(key in value for key in _RESPONSES)
+    return modality_of(value) is not None or is_pil(value) or isinstance(value, os.PathLike)
+
+
+def _failure(content: Any) -> Any:
+    if isinstance(content, list):
+        return [{"type": "text", "text": "The tool failed. "}, *content]
+    return json.dumps({"error": content}, ensure_ascii=False)
+
+
+# Values
+
+
+def _id(value: Any, where: str) -> str | None:
+    """An id: text, or a number that becomes text; an empty one is none."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise MessageError(f"{where} is a {type(value).__name__}; expected text or a whole number.")
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise MessageError(f"{where} is a {type(value).__name__}; expected text.")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"

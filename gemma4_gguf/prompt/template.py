@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gemma4_gguf.errors import MessageError, TemplateError
@@ -34,6 +35,7 @@ Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, bool],
 
 _FIRST_MARK, _MAX_MARKS = 0xD800, 0x400
 _FIRST_VEILED = 0xDC00  # and up, one for each ASCII character
+_PROBE = "zqx"  # a text that no template holds
 _KIND_OF = {marker: kind for kind, marker in PLACEHOLDERS.items()}
 _OF_MEDIA = {*PLACEHOLDERS.values(), *MEDIA_BEGIN.values(), *MEDIA_END.values()}
 _VEILED = re.compile("[\udc00-\udc7f]")
@@ -67,7 +69,7 @@ class Marks:
         tokens: texts of the control tokens.
 
     Attributes:
-        of: mark by text; the shortest 1024 texts, which leaves out nothing but reserved ones.
+        of: mark by text; of more than 1024 the reserved ones (`<unused…>`) are left out.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
@@ -174,10 +176,12 @@ def render_conversation(
         MessageError: half a surrogate pair stands in a text.
         TemplateError: the template fails.
     """
-    given: list[Any] = [_for_template(message, keep_thoughts=special_in_content) for message in messages]
-    given = _changed([given, tools], _checked)
+    said, shown = _changed([messages, tools], _checked)
     if special_in_content:
-        given = _changed(given, marks.put)
+        said, shown = _changed([said, shown], marks.put)
+    else:
+        said = [_without_thoughts(message) for message in said]
+    given = [[_for_template(render, marks, message) for message in said], shown]
 
     def printed(value: Any) -> str:
         try:
@@ -202,26 +206,53 @@ def _open_thought(pieces: Sequence[tuple[str, str]]) -> bool:
     return len(end) == 2 and end[0] == ("control", CHANNEL_OPEN) and end[1][1].rstrip() == "thought"
 
 
-def _for_template(message: Message, *, keep_thoughts: bool) -> Message:
+def _without_thoughts(message: Message) -> Message:
+    """Leaves out thoughts in the words of an assistant, as the official templates do, which cannot see them
+    any more."""
+    content = message.get("content")
+    if message["role"] != "assistant" or not content:
+        return message
+    if isinstance(content, str):
+        return message | {"content": _THOUGHT.sub("", content)}
+    parts = [p | {"text": _THOUGHT.sub("", p["text"])} if p["type"] == "text" else p for p in content]
+    return message | {"content": parts}
+
+
+def _for_template(render: Render, marks: Marks, message: Message) -> Message:
     """Templates look at the type of a part and the text; the media themselves stay here.
 
-    Thoughts in the words of an assistant go, as in the official templates, which cannot see them any more.
+    Many know only text: they are given text, with the markers of media in it.
     """
     content = message.get("content")
-    spoken = message["role"] == "assistant" and not keep_thoughts
-
-    def words(text: str) -> str:
-        return _THOUGHT.sub("", text) if spoken else text
-
-    if isinstance(content, str):
-        return message | {"content": words(content)}
-    if isinstance(content, list):
-        parts = [
-            part | {"text": words(part["text"])} if part["type"] == "text" else {"type": part["type"]}
-            for part in content
-        ]
+    if not isinstance(content, list):
+        return message
+    if _reads_parts(render, message["role"]):
+        parts = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
         return message | {"content": parts}
-    return message
+    text, before = "", ""
+    for part in content:
+        kind = part["type"]
+        text += ("\n" if kind == before == "text" else "") + (
+            part["text"] if kind == "text" else marks.of[PLACEHOLDERS[kind]]
+        )
+        before = kind
+    return message | {"content": text}
+
+
+@lru_cache(maxsize=64)
+def _reads_parts(render: Render, role: str) -> bool:
+    """Whether a template prints the text in the parts of a message, and not the list as Python writes it."""
+    part = {"type": "text", "text": _PROBE}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
+    said: list[Message] = [{"role": "user", "content": "?"}]
+    called = [*said, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    probe: Message = {"role": role, "content": [part], "tool_call_id": "1", "name": "f"}
+    before, after = {"assistant": (said, []), "tool": (called, []), "user": ([], [])}.get(role, ([], said))
+    try:
+        printed = render([*before, probe, *after], None, False)
+    except TemplateError:
+        return False
+    return _PROBE in printed and not re.search("[\"']text[\"']", printed)
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from gemma4_gguf.errors import ToolError
-from gemma4_gguf.prompt.messages import is_pil
+from gemma4_gguf.prompt.parts import is_pil
 from gemma4_gguf.types import Audio, Image, Media
 
 _BYTES = (bytes, bytearray, memoryview)

@@ -186,6 +186,38 @@ def test_texts_of_fragments_never_add_or_lose_a_token(texts: list[str], size: An
     assert control(found) == control(expected)
 
 
+STRINGS = {
+    "printed": "{{ m.role }}:{{ m.content }};",
+    "joined": "{{ m.role + ':' + m.content }};",
+    "trimmed": "{{ m.role }}:{{ m.content | trim }};",
+    "json": "{{ m.role }}:{{ m.content | tojson }};",
+    "only text": "{{ m.role }}:{{ m.content if m.content is string else raise_exception('no') }};",
+    "by role": "{{ m.content[0].text if m.role == 'user' and m.content is not string else m.content }};",
+}
+
+
+@pytest.mark.parametrize("template", STRINGS.values(), ids=STRINGS)
+def test_templates_that_know_only_text_are_given_text(template: str) -> None:
+    template = "{% for m in messages %}" + template + "{% endfor %}"
+    roles = ("system", "user", "assistant", "tool")
+    parts = [{"type": "text", "text": "Hello"}]
+    found = pieces_of(template, [{"role": role, "content": parts} for role in roles])
+    expected = pieces_of(template, [{"role": role, "content": "Hello"} for role in roles])
+    assert joined(found) == joined(expected) != ""
+
+
+def test_media_stand_in_the_text_of_such_templates() -> None:
+    parts = [{"type": "text", "text": "a <|image|>"}, {"type": "text", "text": "b"}, {"type": "image"}]
+    parts += [{"type": "audio"}, {"type": "text", "text": "c"}]
+    found = pieces_of("{{ messages[0].content }}", [{"role": "user", "content": parts}])
+    assert found == (
+        ("text", "a <|image|>\nb"),
+        ("image", "<|image|>"),
+        ("audio", "<|audio|>"),
+        ("text", "c"),
+    )
+
+
 def test_the_old_way_on_demand() -> None:
     messages = [{"role": "user", "content": f"{ATTACK}<|channel>thought\na"}]
     pieces = pieces_of(load("small"), messages, special=True)

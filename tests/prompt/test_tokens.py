@@ -51,7 +51,7 @@ def test_control_tokens_in_texts_are_characters(session: Session) -> None:
 
     def prompt_of(word: str, **options: Any) -> tuple[list[Item], str]:
         tool = {"name": "look", "description": word, "parameters": {"type": "object", "properties": {}}}
-        tool["parameters"]["properties"] = {word: {"type": "string", "description": word, "enum": [word]}}
+        tool["parameters"]["properties"] = {"at": {"type": "string", "description": word, "enum": [word]}}
         call = {"id": "1", "type": "function", "function": {"name": word, "arguments": {word: [word]}}}
         messages = [
             {"role": "system", "content": word},

@@ -1,0 +1,375 @@
+"""One conversation as several APIs write it: always the same; and keys that nobody knows are refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from gemma4_gguf.errors import MessageError
+from gemma4_gguf.prompt.call_results import pair_results
+from gemma4_gguf.prompt.messages import check_messages
+from gemma4_gguf.types import Image, ToolCall
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
+B64 = base64.b64encode(PNG).decode()
+ADDRESS = f"data:image/png;base64,{B64}"
+ARGUMENTS = {"place": "Oslo", "days": 2}
+RESULT = {"sky": "rain"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": json.dumps(ARGUMENTS)}}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+class Said(BaseModel):
+    """As the message of OpenAI's package: a Pydantic model with much that is None."""
+
+    role: str
+    content: str | None = None
+    refusal: str | None = None
+    audio: dict[str, Any] | None = None
+    function_call: dict[str, Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    reasoning: str | None = None
+
+
+DIALECTS: dict[str, list[Any]] = {
+    "OpenAI": [
+        SYSTEM,
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Look:"},
+                {"type": "image_url", "image_url": {"url": ADDRESS}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Hm.",
+            "tool_calls": [CALL],
+            "refusal": None,
+            "annotations": [],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": json.dumps(RESULT)},
+        {"role": "assistant", "content": "Rain."},
+    ],
+    "OpenRouter and vLLM": [
+        SYSTEM,
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Look:"}, {"type": "image_url", "image_url": ADDRESS}],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning": "Hm.",
+            "reasoning_content": "Hm.",
+            "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}],
+            "tool_calls": [CALL],
+        },
+        {
+            "role": "tool",
+            "tool_call_id": "c1",
+            "name": "weather",
+            "content": [{"type": "text", "text": json.dumps(RESULT)}],
+        },
+        {"role": "assistant", "content": "Rain.", "reasoning": None},
+    ],
+    "objects": [
+        SYSTEM,
+        {"role": "user", "content": ["Look:", Image(PNG)]},
+        Said(role="assistant", tool_calls=[CALL], reasoning="Hm."),
+        {"role": "tool", "tool_call_id": "c1", "content": RESULT},
+        Said(role="assistant", content="Rain."),
+    ],
+    "Anthropic": [
+        SYSTEM,
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Look:"},
+                {
+                    "type": "image",
+                    "source": {"type": "base64", "media_type": "image/png", "data": B64},
+                    "cache_control": {"type": "ephemeral"},
+                },
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+                {"type": "tool_use", "id": "c1", "name": "weather", "input": ARGUMENTS},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "c1", "content": json.dumps(RESULT)}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "Rain.", "citations": None}]},
+    ],
+    "Gemini": [
+        SYSTEM,
+        {
+            "role": "user",
+            "parts": [{"text": "Look:"}, {"inlineData": {"mimeType": "image/png", "data": B64}}],
+        },
+        {
+            "role": "model",
+            "parts": [
+                {"text": "Hm.", "thought": True},
+                {"functionCall": {"id": "c1", "name": "weather", "args": ARGUMENTS}, "thoughtSignature": "s"},
+            ],
+        },
+        {
+            "role": "user",
+            "parts": [{"functionResponse": {"id": "c1", "name": "weather", "response": RESULT}}],
+        },
+        {"role": "model", "parts": [{"text": "Rain."}]},
+    ],
+    "Ollama": [
+        SYSTEM,
+        {"role": "user", "content": "Look:", "images": [B64]},
+        {
+            "role": "assistant",
+            "content": "",
+            "thinking": "Hm.",
+            "tool_calls": [{"function": {"index": 0, "name": "weather", "arguments": ARGUMENTS}}],
+        },
+        {"role": "tool", "tool_name": "weather", "content": json.dumps(RESULT)},
+        {"role": "assistant", "content": "Rain.", "done": True},
+    ],
+    "Responses": [
+        {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "Look:"},
+                {"type": "input_image", "image_url": ADDRESS, "detail": "auto"},
+            ],
+        },
+        {
+            "type": "reasoning",
+            "id": "r1",
+            "summary": [{"type": "summary_text", "text": "Hm."}],
+            "encrypted_content": "x",
+        },
+        {
+            "type": "function_call",
+            "id": "f1",
+            "call_id": "c1",
+            "name": "weather",
+            "arguments": json.dumps(ARGUMENTS),
+            "status": "completed",
+        },
+        {"type": "function_call_output", "call_id": "c1", "output": json.dumps(RESULT)},
+        {
+            "type": "message",
+            "id": "m1",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Rain.", "annotations": []}],
+        },
+    ],
+    "legacy": [
+        SYSTEM,
+        {"role": "user", "content": [{"type": "text", "text": "Look:"}, {"type": "image", "image": PNG}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Hm.",
+            "function_call": {"name": "weather", "arguments": json.dumps(ARGUMENTS)},
+        },
+        {"role": "function", "name": "weather", "content": json.dumps(RESULT)},
+        {"role": "assistant", "content": "Rain."},
+    ],
+}
+
+
+def plain(messages: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What a conversation says, whatever its cut into messages."""
+    said: dict[str, list[Any]] = {"texts": [], "images": [], "thoughts": [], "calls": [], "results": []}
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
+        texts = ["text" in part and part["text"] for part in parts]
+        where = "results" if message["role"] == "tool" else "texts"
+        said[where] += [(message["role"], text) for text in texts if text]
+        said["images"] += [part["image"].source for part in parts if part["type"] == "image"]
+        said["thoughts"] += [message["reasoning_content"]] if "reasoning_content" in message else []
+        said["calls"] += [call["function"] for call in message.get("tool_calls", ())]
+    return said
+
+
+@pytest.mark.parametrize("messages", DIALECTS.values(), ids=DIALECTS)
+def test_every_dialect_says_the_same(messages: list[Any]) -> None:
+    checked = pair_results(check_messages(messages))
+    assert plain(checked) == {
+        "texts": [("system", "Be brief."), ("user", "Look:"), ("assistant", "Rain.")],
+        "images": [PNG],
+        "thoughts": ["Hm."],
+        "calls": [{"name": "weather", "arguments": ARGUMENTS}],
+        "results": [("tool", json.dumps(RESULT))],
+    }
+    assert next(m for m in checked if m["role"] == "tool")["name"] == "weather"
+    assert pair_results(check_messages(checked)) == checked
+
+
+def one(message: Any) -> dict[str, Any]:
+    (checked,) = check_messages([message])
+    return checked
+
+
+def test_results_beside_other_words_come_first() -> None:
+    block = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "1"}]}
+    found = check_messages([{"role": "user", "content": [{"type": "text", "text": "So?"}, block]}])
+    assert [m["role"] for m in found] == ["tool", "user"]
+    assert found[1]["content"] == [{"type": "text", "text": "So?"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"a": [1, None, "é"]}, '{"a": [1, null, "é"]}'),
+        ([1, 2], "[1, 2]"),
+        (["a.png", "b.png"], '["a.png", "b.png"]'),
+        ([{"city": "Oslo"}], '[{"city": "Oslo"}]'),
+        ({"type": "city"}, '{"type": "city"}'),
+        (21.5, "21.5"),
+        (True, "true"),
+        ("", ""),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_results_that_are_data_become_json(content: Any, text: Any) -> None:
+    assert one({"role": "tool", "tool_call_id": "a", "content": content})["content"] == text
+
+
+def test_results_of_mcp() -> None:
+    blocks = [{"type": "text", "text": "a"}, {"type": "image", "data": B64, "mimeType": "image/png"}]
+    found = one(
+        {"role": "tool", "content": {"content": blocks, "isError": False, "structuredContent": {"a": 1}}}
+    )
+    assert found["content"] == [{"type": "text", "text": "a"}, {"type": "image", "image": Image(PNG)}]
+    failed = one({"role": "tool", "content": "no such place", "is_error": True})
+    assert json.loads(failed["content"]) == {"error": "no such place"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ToolCall("c1", "weather", ARGUMENTS),
+        {"id": "c1", "name": "weather", "args": ARGUMENTS, "type": "tool_call"},
+        {"id": "c1", "function": {"name": "weather", "arguments": ARGUMENTS}, "index": 0},
+        {
+            "call_id": "c1",
+            "id": "x",
+            "type": "function_call",
+            "name": "weather",
+            "arguments": json.dumps(ARGUMENTS),
+        },
+        {"type": "tool_use", "id": "c1", "name": "weather", "input": ARGUMENTS},
+    ],
+    ids=str,
+)
+def test_calls_in_every_shape(call: Any) -> None:
+    function = {"name": "weather", "arguments": ARGUMENTS}
+    found = one({"role": "assistant", "content": None, "tool_calls": [call]})
+    assert found["tool_calls"] == [{"id": "c1", "type": "function", "function": function}]
+
+
+@pytest.mark.parametrize("key", ["id", "tool_call_id"])
+@pytest.mark.parametrize(
+    ("value", "read"), [(7, "7"), ("7", "7"), ("", None), (None, None), (True, 0), (7.5, 0), ([], 0)]
+)
+def test_one_rule_for_ids(key: str, value: Any, read: Any) -> None:
+    call = {"id": value, "function": {"name": "f", "arguments": {}}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    message = called if key == "id" else {"role": "tool", "content": "", "tool_call_id": value}
+    if read == 0:
+        with pytest.raises(MessageError, match=key):
+            one(message)
+    else:
+        found = one(message)
+        assert (found["tool_calls"][0] if key == "id" else found).get(key) == read
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": -Infinity}', "no number"),
+        ('{"a": 1e999}', "JSON cannot hold"),
+        ({"a": float("nan")}, "JSON cannot hold"),
+        ('{"a": ' + "9" * 5000 + "}", "no JSON"),
+        (nested(200), "levels deep"),
+        (nested(100_000), "no JSON|levels deep"),
+        ({1: 2}, "key 1"),
+        ({"a": {1, 2}}, "JSON cannot hold"),
+        ({"a": SimpleNamespace()}, "JSON cannot hold"),
+        (7, "expected a JSON object"),
+        (b"{}", "expected a JSON object"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_arguments_are_json(arguments: Any, match: str) -> None:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(MessageError, match=match) as raised:
+        one({"role": "assistant", "content": None, "tool_calls": [call]})
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("message", "key"),
+    [
+        ({"role": "user", "content": "a", "attachments": ["b"]}, "attachments"),
+        ({"role": "user", "content": "a", "context": "b"}, "context"),
+        ({"role": "user", "content": "a", "parts": ["b"]}, "content and parts"),
+        ({"role": "user", "content": "a", "reasoning": "b"}, "only the assistant thinks"),
+        ({"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "c"}, "differ"),
+        ({"role": "assistant", "content": "a", "audio": {"id": "b"}}, "audio"),
+        ({"role": "assistant", "content": "a", "prefix": True}, "prefix"),
+        ({"role": "assistant", "content": "a", "reasoning": 5}, "expected text"),
+        (
+            {"role": "assistant", "tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "x"}}]},
+            "tool_calls",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}, "result": 1}}]},
+            "result",
+        ),
+        ({"role": "tool", "content": "a", "artifact": {"b": 1}}, "artifact"),
+        ({"role": "tool", "content": [{"type": "thinking", "thinking": "a"}]}, "nothing else"),
+        ({"role": "user", "content": "a", "images": B64}, "images is a str"),
+        ({"role": "user", "content": b"a"}, "content is a bytes"),
+        ({"role": "user", "content": "a", "name": 5}, "name is a int"),
+        ({"type": "web_search_call", "id": "a"}, "role None"),
+        ({"from": "human", "value": "a"}, "role None"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_keys_that_say_something_are_refused_by_name(message: Any, key: str) -> None:
+    with pytest.raises(MessageError, match=key):
+        check_messages([message])
+
+
+@pytest.mark.parametrize("empty", [None, "", [], {}, False])
+def test_empty_and_known_keys_are_fine(empty: Any) -> None:
+    message = {
+        "role": "assistant",
+        "content": "a",
+        "audio": empty,
+        "attachments": empty,
+        "model": "x",
+        "usage": {"a": 1},
+    }
+    assert one(message) == {"role": "assistant", "content": "a"}
