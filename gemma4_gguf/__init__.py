@@ -17,6 +17,7 @@ _HOMES = {
     "Chunk": "types",
     "Gemma4Error": "errors",
     "Image": "types",
+    "Pattern": "types",
     "Point": "tasks.boxes",
     "Reply": "types",
     "SamplingOptions": "options",

@@ -8,7 +8,7 @@ from gemma4_gguf.reply.parser import parse_reply
 from gemma4_gguf.session import Session
 from gemma4_gguf.tasks.boxes import Box, Point, draw_boxes, read_boxes, read_points
 from gemma4_gguf.tasks.subtitles import format_segments
-from gemma4_gguf.types import Audio, Chunk, Image, Reply, Segment, ToolCall, Usage, Video
+from gemma4_gguf.types import Audio, Chunk, Image, Pattern, Reply, Segment, ToolCall, Usage, Video
 
 __version__: str
 
@@ -19,6 +19,7 @@ __all__ = [
     "Chunk",
     "Gemma4Error",
     "Image",
+    "Pattern",
     "Point",
     "Reply",
     "SamplingOptions",

@@ -106,8 +106,9 @@ class TurnOptions(TypedDict, total=False):
         thinking: let the model think first.
         image_tokens: budget per picture: 70, 140, 280 (default), 560 or 1120 soft tokens, or "auto", the
             smallest of these that does not shrink it.
-        schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema as a dict,
-            a list of choices, a regular expression, GBNF text. A thought before it is free.
+        schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema (a dict or
+            its text), a list of choices, a Pattern or a compiled regular expression, GBNF text. A thought
+            before it is free.
         special_in_content: control tokens that are spelled in texts, such as "<turn|>", are control tokens.
             Otherwise they are characters in every text of a conversation, its tools and their results, so
             that no page which a tool returns can end a turn: only the template writes control tokens.

@@ -7,9 +7,11 @@ finished text into the value.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,12 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 from gemma4_gguf.engine.engine import Engine
 from gemma4_gguf.engine.guided_sampler import Guide, Start
 from gemma4_gguf.errors import IncompleteReplyError, InvalidReplyError, SchemaError
+from gemma4_gguf.grammars.compiled_patterns import expression_of
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Grammar, Text, either
 from gemma4_gguf.grammars.sources import pattern_grammar, schema_grammar, tools_grammar, type_schema
 from gemma4_gguf.options import ToolOptions
 from gemma4_gguf.tools.choice import read_tool_choice
-from gemma4_gguf.types import FinishReason, Reply
+from gemma4_gguf.types import FinishReason, Pattern, Reply
 
 Kind = Literal["type", "schema", "choices", "pattern", "grammar", "tools"]
 
@@ -72,9 +75,9 @@ def as_constraint(schema: Any) -> Constraint:
     """Read what `schema=` was given.
 
     Args:
-        schema: a Pydantic model or any type Pydantic knows; a JSON schema as a dict; a list of choices
-            (texts, numbers, True, False, None); a regular expression for the whole reply, compiled or text;
-            GBNF text (told by its ::=).
+        schema: a Pydantic model or any type Pydantic knows; a JSON schema as a dict, or the text of one; a
+            list of choices (texts, numbers, True, False, None), or its JSON text; a Pattern, or a compiled
+            regular expression, for the whole reply; GBNF text (told by its ::=).
 
     Returns:
         The constraint; the given one if it is one already.
@@ -85,17 +88,46 @@ def as_constraint(schema: Any) -> Constraint:
     """
     if isinstance(schema, Constraint):
         return schema
-    if isinstance(schema, str) and "::=" in schema:
-        return Constraint("grammar", parse_gbnf(schema), str)
-    if isinstance(schema, (str, re.Pattern)):
-        return _pattern(schema)
+    if isinstance(schema, str):
+        return _from_text(schema)
+    if isinstance(schema, re.Pattern):
+        return Constraint("pattern", pattern_grammar(expression_of(schema)), str)
+    if isinstance(schema, Pattern):
+        if not isinstance(schema.regex, str):
+            raise SchemaError(f"Pattern({schema.regex!r}) is no text; give re.compile(…) itself")
+        return Constraint("pattern", pattern_grammar(schema.regex), str)
     if isinstance(schema, Mapping):
         return Constraint("schema", schema_grammar(schema), json.loads)
     if isinstance(schema, (list, tuple, set, frozenset, range)):
         return _choices(schema)
-    if schema is None or isinstance(schema, (bool, int, float, bytes)):
-        raise SchemaError(f"{schema!r} is no schema: give a type, a dict, a list of choices or a text")
+    if isinstance(schema, PurePath):
+        raise SchemaError(f"{str(schema)!r} is the name of a file; give what it holds: Path(…).read_text()")
+    if schema is None or isinstance(schema, (bool, int, float, bytes, bytearray)):
+        raise SchemaError(f"{schema!r} is no schema: give {_WAYS}")
     return Constraint("type", schema_grammar(type_schema(schema)), TypeAdapter(schema).validate_json)
+
+
+_WAYS = "a type, a JSON schema (a dict or its text), a list of choices, Pattern('…'), re.compile('…') or GBNF text"
+
+
+def _from_text(text: str) -> Constraint:
+    """JSON text is what it says, and GBNF has its ::=; nothing else is certain."""
+    try:
+        value = json.loads(text.removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise SchemaError("the JSON text is nested too deeply") from error
+    except ValueError as error:
+        if "::=" in text:
+            return Constraint("grammar", parse_gbnf(text), str)
+        looks = f" It is no JSON either: {error}." if text.lstrip().startswith(("{", "[")) else ""
+        said = _shortened(text)
+        raise SchemaError(
+            f"{said!r} may be one word or a regular expression.{looks} Give [{said!r}] for a choice, "
+            f"Pattern({said!r}) or re.compile(…) for a pattern, or {_WAYS}"
+        ) from error
+    if not isinstance(value, (dict, list)):
+        raise SchemaError(f"the JSON text {_shortened(text)!r} is no schema and no list of choices")
+    return as_constraint(value)
 
 
 def tool_constraint(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Constraint:
@@ -126,19 +158,13 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:100]} … {text[-100:]}"
 
 
-def _pattern(schema: str | re.Pattern[str]) -> Constraint:
-    if isinstance(schema, re.Pattern):
-        if not isinstance(schema.pattern, str) or schema.flags & ~re.UNICODE:
-            raise SchemaError("a pattern must be of text and without flags; write (?:…) groups and classes")
-        schema = schema.pattern
-    return Constraint("pattern", pattern_grammar(schema), str)
-
-
 def _choices(choices: Iterable[Any]) -> Constraint:
     values: dict[str, Any] = {}
     for choice in choices:
         if not isinstance(choice, (str, bool, int, float, type(None))):
             raise SchemaError(f"a choice is a text, a number, True, False or None; found {choice!r}")
+        if isinstance(choice, float) and not math.isfinite(choice):
+            raise SchemaError(f"a choice that is a number is finite; found {choice!r}")
         text = choice if isinstance(choice, str) else json.dumps(choice)
         if text in values:
             raise SchemaError(f"two choices are written {text!r}")

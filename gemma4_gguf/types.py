@@ -155,6 +155,18 @@ ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
 
 
 @dataclass(frozen=True)
+class Pattern:
+    """A regular expression for `schema=`; the whole reply matches it.
+
+    Args:
+        regex: in the dialect of JSON Schema (ECMA 262), as far as it is regular: no references, no
+            look-behind, no word boundaries. A compiled pattern of Python's `re` does as well as this.
+    """
+
+    regex: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """What was said in one piece of a longer sound.
 

@@ -13,7 +13,7 @@ from gbnf_tools import Judge
 from nano_samples import scene
 from pydantic import AfterValidator, BaseModel, Field
 
-from gemma4_gguf import Reply, Session
+from gemma4_gguf import Pattern, Reply, Session
 from gemma4_gguf.errors import (
     GrammarError,
     IncompleteReplyError,
@@ -22,8 +22,9 @@ from gemma4_gguf.errors import (
     SchemaError,
 )
 from gemma4_gguf.grammars import load
+from gemma4_gguf.grammars.compiled_patterns import expression_of
 from gemma4_gguf.options import ToolOptions
-from gemma4_gguf.structured_output import reply_rules
+from gemma4_gguf.structured_output import as_constraint, reply_rules
 
 
 class Sighting(BaseModel):
@@ -61,7 +62,10 @@ SCHEMAS: list[tuple[Any, Callable[[Any], bool]]] = [
         lambda value: bool(re.fullmatch(r"\d{4}-\d\d-\d\d", value["at"])),
     ),
     (["yes", "no", 7], lambda value: value in ("yes", "no", 7)),
-    (r"[A-C]{2}-\d{3}", lambda value: bool(re.fullmatch(r"[A-C]{2}-\d{3}", value))),
+    (re.compile(r"[A-C]{2}-\d{3}"), lambda value: bool(re.fullmatch(r"[A-C]{2}-\d{3}", value))),
+    (Pattern("a|b{2}"), lambda value: value in ("a", "bb")),
+    ('["yes", "no"]', lambda value: value in ("yes", "no")),
+    ('\ufeff {"enum": [1, 2]}\n', lambda value: value in (1, 2)),
     ('root ::= "left" | "right"', lambda value: value in ("left", "right")),
     (load("points"), lambda value: isinstance(json.loads(value), list)),
 ]
@@ -137,7 +141,9 @@ def test_a_cut_reply_raises_with_what_there_is(random_session: Session, options:
 def test_a_number_that_could_go_on_is_cut(random_session: Session) -> None:
     """Two digits of a number of any length are a number, but not the one that was meant."""
     with pytest.raises(IncompleteReplyError):
-        random_session.ask("A number.", schema=r"[0-9]+", max_tokens=2, logit_bias=never_end(random_session))
+        random_session.ask(
+            "A number.", schema=Pattern("[0-9]+"), max_tokens=2, logit_bias=never_end(random_session)
+        )
     assert random_session.ask("A word.", schema=["a"], max_tokens=1).parsed == "a"
 
 
@@ -169,6 +175,85 @@ def test_a_bad_schema_is_refused_before_anything_is_drawn(
 ) -> None:
     with pytest.raises(error):
         random_session.stream("Go on.", schema=schema)
+
+
+SAYINGS: list[tuple[Any, str]] = [
+    ("yes", "Pattern"),
+    ("yes|no", r"re\.compile"),
+    ("[a-z]+", "no JSON"),
+    ("{'a': 1}", "no JSON"),
+    ('["yes", "no"', "no JSON"),
+    ('"yes"', "no list of choices"),
+    ("5", "no list of choices"),
+    ("null", "no list of choices"),
+    ("", "Pattern"),
+    ("[" * 100_000, "nested"),
+    ('["a", {}]', "choice"),
+    ("[]", "no choices"),
+    (b'["yes"]', "give a type"),
+    (Path("wanted.json"), "read_text"),
+    (Pattern(re.compile("a")), "re.compile"),  # type: ignore[arg-type]
+    (Pattern("("), "missing"),
+    (re.compile(b"a"), "bytes"),
+    (re.compile("a^b", re.MULTILINE), "MULTILINE"),
+    ([float("nan")], "finite"),
+]
+
+
+@pytest.mark.parametrize(("schema", "match"), SAYINGS, ids=[repr(schema)[:24] for schema, _ in SAYINGS])
+def test_what_could_be_several_things_is_refused_with_the_ways_to_say_it(schema: Any, match: str) -> None:
+    with pytest.raises(SchemaError, match=match):
+        as_constraint(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind"),
+    [
+        ('["yes", "no"]', "choices"),
+        (" [true, 1, null]\n", "choices"),
+        ('{"type": "integer"}', "schema"),
+        ('{"description": "a ::= b", "type": "integer"}', "schema"),
+        ('root ::= "a"', "grammar"),
+        (Pattern("a::=b"), "pattern"),
+        (re.compile("a"), "pattern"),
+    ],
+)
+def test_texts_are_what_they_say(schema: Any, kind: str) -> None:
+    assert as_constraint(schema).kind == kind
+
+
+FLAGS: list[tuple[str, int, list[str], list[str]]] = [
+    ("yes|no", re.IGNORECASE, ["yes", "YES", "nO"], ["ye"]),
+    ("(?i)straße", 0, ["STRAßE", "straße"], ["strasse"]),
+    ("[a-c_-]x", re.IGNORECASE, ["ax", "CX", "_x", "-X"], ["dx", "[x"]),
+    ("[-a]", re.IGNORECASE, ["-", "a", "A"], ["B"]),
+    ("[^a-z]", re.IGNORECASE, ["1", "-"], ["a", "A"]),
+    ("[]a]+", re.IGNORECASE, ["]", "aA"], ["["]),
+    (r"\x41{2}", re.IGNORECASE, ["aA"], ["a"]),
+    ("(?P<name>ab)", re.IGNORECASE, ["AB"], ["name"]),
+    ("a.b", re.DOTALL, ["a\nb", "a b"], ["ab"]),
+    ("a[.]b", re.DOTALL, ["a.b"], ["a b"]),
+    (r"a\.b", re.DOTALL, ["a.b"], ["a\nb"]),
+    ("a.b", 0, ["a b"], ["a\nb"]),
+    ("^a$", re.MULTILINE, ["a"], ["a\na"]),
+    ("a b  # either\n | [ ]\\ c", re.VERBOSE, ["ab", "  c"], ["a b", "c"]),
+    (r"\s\d", re.ASCII, [" 1", "\t1"], ["\u20031", "\xa01"]),
+    (r"[\s]\S", re.ASCII, [" x"], ["\xa0x"]),
+    (r"\Aab{,2}\Z", 0, ["a", "abb"], ["abbb"]),
+]
+
+
+@pytest.mark.parametrize(("regex", "flags", "matching", "others"), FLAGS, ids=[case[0] for case in FLAGS])
+def test_flags_of_compiled_patterns_count(
+    regex: str, flags: int, matching: list[str], others: list[str]
+) -> None:
+    pattern = re.compile(regex, flags)
+    written = re.compile(expression_of(pattern))
+    judge = Judge(as_constraint(pattern).grammar.to_text())
+    for text in matching:
+        assert pattern.fullmatch(text) and written.fullmatch(text) and judge.accepts(text), text
+    for text in others:
+        assert not pattern.fullmatch(text) and not judge.accepts(text), text
 
 
 def test_a_dead_end_is_an_error_and_the_session_goes_on(random_session: Session) -> None:

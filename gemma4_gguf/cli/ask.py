@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from gemma4_gguf.cli.stream import open_session, show
     from gemma4_gguf.structured_output import as_constraint
 
-    schema = read_schema(args.schema)
+    schema = read_schema(args.schema, args.pattern)
     if schema is not None:
         as_constraint(schema)  # before a model is loaded for nothing
     model, words = model_and_words(args, args.prompt)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from gemma4_gguf.cli.text_input import argument, read_file, typed
 from gemma4_gguf.errors import OptionError, SchemaError
 from gemma4_gguf.options import Device, KVType, SamplingOptions, SessionOptions
-from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, MODALITIES, Audio, Media
+from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, MODALITIES, Audio, Media, Pattern
 
 MODEL_VARIABLE = "GEMMA4_GGUF_MODEL"
 REPLY_AS_JSON = "print the whole reply as JSON at its end"
@@ -200,33 +200,57 @@ def add_schema_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schema",
         metavar="SCHEMA",
-        help="what the answer must be: a .json file with a JSON schema, a .gbnf file, or either as text; "
-        "yes|no or any other regular expression",
+        help="what the answer must be: a .json file with a JSON schema or a list of choices, a .gbnf file, "
+        "or either as text",
+    )
+    parser.add_argument(
+        "--pattern", metavar="REGEX", help="a regular expression that the whole answer must match"
     )
 
 
-def read_schema(given: str | None) -> Any:
+def read_schema(schema: str | None, pattern: str | None = None) -> Any:
     """The value for `schema=` of what was typed.
 
     Args:
-        given: the name of a .json or .gbnf file, or such a text itself, or a regular expression.
+        schema: the name of a .json or .gbnf file, or such a text itself.
+        pattern: a regular expression.
 
     Returns:
-        A JSON schema as a dict, a grammar or a pattern as text; None for None.
+        A text, or a Pattern; None for None.
 
     Raises:
-        SchemaError: a file or a JSON text cannot be read.
+        SchemaError: a file or a JSON text cannot be read, or both were typed.
     """
-    if given is None:
+    if schema is not None and pattern is not None:
+        raise SchemaError("--schema and --pattern cannot both be given")
+    if pattern is not None:
+        return Pattern(_typed_schema(pattern, "--pattern"))
+    if schema is None:
         return None
-    path = Path(given)
-    is_file = path.suffix in (".json", ".gbnf")
+    path = Path(schema)
+    if path.suffix.lower() not in (".json", ".gbnf"):
+        text = _typed_schema(schema, "--schema")
+        if "::=" in text or text.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
+            return text
+        raise SchemaError(
+            f"--schema {schema!r} is no JSON, no GBNF and no .json or .gbnf file. Choices are a JSON list "
+            '(--schema \'["yes", "no"]\'); a regular expression is given with --pattern'
+        )
     try:
-        text = read_file(path) if is_file else typed(given, "--schema")
-        return json.loads(text) if path.suffix == ".json" or text.lstrip().startswith("{") else text
+        text = read_file(path)
+        value = json.loads(text) if path.suffix.lower() == ".json" else text
+        if not isinstance(value, (dict, list, str)) or (isinstance(value, str) and "::=" not in value):
+            raise ValueError("it holds no schema, no list of choices and no grammar")
+        return value
     except (OptionError, ValueError, RecursionError) as error:
-        place = given if is_file else "--schema"
-        raise SchemaError(f"{place} cannot be read: {error}") from error
+        raise SchemaError(f"{schema} cannot be read: {error}") from error
+
+
+def _typed_schema(given: str, name: str) -> str:
+    try:
+        return typed(given, name)
+    except OptionError as error:
+        raise SchemaError(f"{name} cannot be read: {error}") from error
 
 
 def _budget(text: str) -> int | str:

@@ -77,13 +77,22 @@ def test_ask_says_what_the_model_cannot_take(
 
 
 @pytest.mark.parametrize(
-    ("schema", "answers"),
-    [("left|right", ("left", "right")), ('root ::= "up"', ("up",)), ('{"enum": [1, 2]}', ("1", "2"))],
+    ("option", "schema", "answers"),
+    [
+        ("--pattern", "left|right", ("left", "right")),
+        ("--schema", 'root ::= "up"', ("up",)),
+        ("--schema", '{"enum": [1, 2]}', ("1", "2")),
+        ("--schema", '["yes", "no"]', ("yes", "no")),
+    ],
 )
 def test_ask_with_a_schema(
-    nano: dict[str, Path], capsys: pytest.CaptureFixture[str], schema: str, answers: tuple[str, ...]
+    nano: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    schema: str,
+    answers: tuple[str, ...],
 ) -> None:
-    assert main(["ask", str(nano["model"]), "Where to?", "--schema", schema, "--temperature", "0"]) == 0
+    assert main(["ask", str(nano["model"]), "Where to?", option, schema, "--temperature", "0"]) == 0
     assert capsys.readouterr().out.strip() in answers
 
 
@@ -96,11 +105,24 @@ def test_ask_with_a_schema_from_a_file(
     assert main([*command, str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parsed"]["a"] in (True, False)
     path.write_text('{"type": ')
-    for broken in (str(path), str(tmp_path / "none.json"), '{"type": "objekt"}', "(", "root ::= x"):
+    for broken in (
+        str(path),
+        str(tmp_path / "none.json"),
+        '{"type": "objekt"}',
+        "yes|no",
+        "root ::= x",
+        "[a-z]",
+    ):
         assert main([*command, broken]) == 12
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and "Traceback" not in err
-    assert main([*command, r"a{500}", "--max-tokens", "3"]) == 13
+    for nothing in ("null", "5", '"yes"'):
+        path.write_text(nothing)
+        assert main([*command, str(path)]) == 12
+    assert main([*command, "[1]", "--pattern", "a"]) == 12
+    assert main([*command[:-1], "--pattern", "("]) == 12
+    assert "--pattern" in capsys.readouterr().err
+    assert main([*command[:-1], "--pattern", r"a{500}", "--max-tokens", "3"]) == 13
     assert "(--max-tokens, --ctx)" in capsys.readouterr().err
 
 

@@ -184,7 +184,7 @@ def requests(session: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "thinking", lambda: session.ask("What is 47 + 38?", thinking=True, seed=5, max_tokens=150)
     yield "system", lambda: session.ask("Hello!", system="Answer in one word.", seed=6, **few)
     yield "choices", lambda: session.ask("How are you?", schema=["fine", "ill"], seed=7)
-    yield "pattern", lambda: session.ask("A number?", schema=r"[0-9]{3}", seed=8)
+    yield "pattern", lambda: session.ask("A number?", schema=re.compile("[0-9]{3}"), seed=8)
     numbers = {"type": "array", "items": {"type": "integer"}, "maxItems": 3}
     yield "schema", lambda: session.ask("Two?", schema=numbers, seed=18)
     yield "grammar", lambda: session.ask("Yes?", schema='root ::= "yes" | "no"', seed=9)
