@@ -107,7 +107,7 @@ def as_constraint(schema: Any) -> Constraint:
     return Constraint("type", schema_grammar(type_schema(schema)), TypeAdapter(schema).validate_json)
 
 
-_WAYS = "a type, a JSON schema (a dict or its text), a list of choices, Pattern('…'), re.compile('…') or GBNF text"
+_WAYS = "a type, a JSON schema (dict or text), a list of choices, Pattern('…'), re.compile('…') or GBNF text"
 
 
 def _from_text(text: str) -> Constraint:
