@@ -208,10 +208,10 @@ class Chat:
             OptionError: an option is out of range.
             NameError, ImportError, SyntaxError: a tool's code is wrong.
         """
-        if max_rounds < 1:
-            raise OptionError(f"max_rounds is {max_rounds}; expected at least 1.")
-        if timeout_s is not None and timeout_s <= 0:
-            raise OptionError(f"timeout_s is {timeout_s}; expected a number above 0, or None.")
+        if not isinstance(max_rounds, int) or max_rounds < 1:
+            raise OptionError(f"max_rounds is {max_rounds!r}; expected a whole number, at least 1.")
+        if timeout_s is not None and not (isinstance(timeout_s, (int, float)) and timeout_s > 0):
+            raise OptionError(f"timeout_s is {timeout_s!r}; expected a number above 0, or None.")
         tools = as_tools(options["tools"]) if "tools" in options else self.tools
         options = {**options, "tools": tools}  # type: ignore[typeddict-item]
         runnable = {tool.name for tool in tools if tool.run is not None}

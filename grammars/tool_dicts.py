@@ -7,8 +7,9 @@ JSON, the last three only where they were given. Schemas stay as they are, excep
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gemma4_gguf.errors import ToolError
@@ -40,6 +41,7 @@ _NEEDING_SCHEMA = {"annotations", "icons", "_meta", "outputSchema", "execution",
 _NEEDING_SCHEMA |= {"defer_loading", "allowed_callers", "input_schema", "inputSchema"}
 _TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_MAX_VALUES = 300_000
 _EXPECTED = '{"type": "function", "function": {"name": …, "description": …, "parameters": {…}}}'
 
 
@@ -168,19 +170,21 @@ def _refuse_unknown(given: Mapping[str, Any], known: set[str], where: str) -> No
 def _plain(value: Any, where: str) -> Any:
     """A copy in plain JSON."""
     try:
-        return json.loads(json.dumps(_dicts(value), allow_nan=False))
+        return json.loads(json.dumps(_dicts(value, itertools.count()), allow_nan=False))
     except RecursionError as error:
         raise ToolError(f"{where} is nested too deeply, or holds itself.") from error
     except (TypeError, ValueError) as error:
         raise ToolError(f"{where} is no plain JSON: {error}. Expected {_EXPECTED}.") from error
 
 
-def _dicts(value: Any) -> Any:
+def _dicts(value: Any, count: Iterator[int]) -> Any:
+    if next(count) > _MAX_VALUES:  # parts that are used twice, inside of each other, double each time
+        raise ValueError(f"it holds more than {_MAX_VALUES:,} values")
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"the key {wrong[0]!r} is no text")
-        return {key: _dicts(item) for key, item in value.items()}
-    return [_dicts(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _dicts(item, count) for key, item in value.items()}
+    return [_dicts(item, count) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _json_spelling(schema: dict[str, Any]) -> dict[str, Any]:

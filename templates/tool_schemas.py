@@ -17,7 +17,7 @@ from gemma4_gguf.errors import SchemaError, ToolError
 from gemma4_gguf.grammars.schema_alternatives import resolve
 
 _MANY = 1_000  # schemas; from then on, a definition that was shown once is only named
-_TOO_MANY = 50_000
+_TOO_MANY = 10_000  # from then on, only types are shown
 _ANY = "Any JSON value."
 _CHOICES = "One of: "
 _SENTENCE_ENDS = (".", "!", "?", ":", "…", "。")
@@ -53,7 +53,7 @@ def printable_tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         The same with schemas that every Gemma 4 template can print.
 
     Raises:
-        ToolError: a schema refers to what is not there, takes no object, or is too large to be shown.
+        ToolError: a schema refers to what is not there, or takes no object.
     """
     return [printable_tool(tool) for tool in tools]
 
@@ -109,8 +109,8 @@ class _Printer:
             of them.
         """
         self.count += 1
-        if self.count > _TOO_MANY:
-            raise ToolError("it describes too much; flatten it")
+        if self.count > _TOO_MANY and isinstance(schema, Mapping):
+            return _outline(schema)
         if not isinstance(schema, Mapping):
             return {"type": "null"} if schema is False else _anything({})
         schema, inside = self._flat(schema, inside)
@@ -284,7 +284,8 @@ def _both(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     a, b = _values(schema), _values(other)
     if a is not None and b is not None:
         out.pop("const", None)
-        out["enum"] = [value for value in a if value in b] or a
+        shared_values = set(map(_json, b))
+        out["enum"] = [value for value in a if _json(value) in shared_values] or a
     if "nullable" in out and not (schema.get("nullable", True) and other.get("nullable", True)):
         del out["nullable"]
     for word in ("anyOf", "oneOf"):
@@ -300,7 +301,7 @@ def _either(forms: Sequence[Form], element: bool) -> Form:
     """One form for several, of which one holds."""
     nullable = any(form.get("nullable") or form["type"] == "null" for form in forms)
     rest = [_without(form, "nullable") for form in forms if form["type"] != "null"]
-    rest = [form for i, form in enumerate(rest) if form not in rest[:i]]
+    rest = list({_json(form): form for form in rest}.values())
     if not rest:
         return dict(forms[0])
     out = dict(rest[0]) if len(rest) == 1 else _merged(rest, element)
@@ -381,6 +382,12 @@ def _members(form: Form) -> Iterable[str]:
         values = _values(part) or ()
         value = f": {_json(values[0])}" if len(values) == 1 else ""
         yield f"{name}{'' if name in form.get('required', ()) else '?'}{value}"
+
+
+def _outline(schema: Mapping[str, Any]) -> Form:
+    kind = schema.get("type")
+    kind = kind if isinstance(kind, str) else _implied(schema) or "string"
+    return {"type": kind, **({"properties": {}} if kind == "object" else {})}
 
 
 def _anything(schema: Mapping[str, Any]) -> Form:

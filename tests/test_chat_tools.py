@@ -116,9 +116,11 @@ def test_a_tool_without_a_function_is_left_to_the_caller(
 def test_what_cannot_be_run_is_refused_at_once(session: Session) -> None:
     with pytest.raises(ToolError):
         session.chat(tools=[3])  # type: ignore[list-item]
-    for options in ({"max_rounds": 0}, {"timeout_s": 0.0}):
+    wrong: list[dict[str, Any]] = [{"max_rounds": value} for value in (0, "3", 2.0, None)]
+    wrong += [{"timeout_s": value} for value in (0.0, -1, "5", float("nan"))]
+    for options in wrong:
         with pytest.raises(OptionError):
-            session.chat(tools=[add]).run("Go.", **options)  # type: ignore[arg-type]
+            session.chat(tools=[add]).run("Go.", **options)
 
 
 async def halve(x: int) -> float:

@@ -25,6 +25,7 @@ from gemma4_gguf.types import Audio, Image, Media
 
 _BYTES = (bytes, bytearray, memoryview)
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
+_MOST_BITS = 14_000  # Python refuses to write longer ones
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -142,6 +143,8 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise _Unreadable("a whole number of thousands of digits. Return it as text.")
         return int(value)
     if math.isfinite(value):
         return float(value)
@@ -222,13 +225,27 @@ def _mcp_answer(value: Any) -> tuple[str | list[Any], bool] | None:
     if not all(map(_is_mcp_part, parts)) or not (parts or "isError" in answer or structured is not None):
         return None
     content = [_mcp_part(part) for part in parts]
-    # Servers repeat structured content as text for those who read no other.
-    if structured is not None and not any(isinstance(one, str) for one in content):
-        content.insert(0, _written(structured))
+    texts = [one for one in content if isinstance(one, str)]
+    if structured is not None and not _repeats(structured, texts):
+        content.insert(len(texts) if content[: len(texts)] == texts else 0, _written(structured))
     failed = bool(answer.get("isError"))
     if all(isinstance(one, str) for one in content):
         return "\n".join(map(str, content)), failed
     return content, failed
+
+
+def _repeats(structured: Any, texts: list[str]) -> bool:
+    """Whether texts say the same as structured content: servers write it out for those who read no other."""
+    said = [_parsed(text) for text in texts]
+    inner = structured.get("result") if isinstance(structured, Mapping) and len(structured) == 1 else None
+    return structured in said or (inner is not None and (inner in [*texts, *said] or inner in (texts, said)))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _mcp_result(value: Any) -> dict[str, Any] | None:
