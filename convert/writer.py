@@ -120,7 +120,7 @@ def write_files(
         OutputError: a file exists, the disk has no room, the place cannot be written.
         TensorError: a weight is not a number where numbers are checked.
     """
-    headers = [_header(file) for file in files]
+    headers = [header_of(file) for file in files]
     finals = [file.path for file in files]
     directory = finals[0].parent
     made = [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
@@ -146,7 +146,15 @@ def write_files(
         raise
 
 
-def _header(file: OutputFile) -> Header:
+def header_of(file: OutputFile) -> Header:
+    """The packed header of a file, which says where each tensor goes and how large the file is.
+
+    Args:
+        file: what will be written.
+
+    Returns:
+        The header; nothing is read or written.
+    """
     tensors = (TensorEntry(tensor.name, tensor.shape, tensor.type, tensor.n_bytes) for tensor in file.tensors)
     return pack_header(file.entries, tensors)
 

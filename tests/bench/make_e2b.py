@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_config import AUDIO_FEATURES, PROCESSOR, ROPE
 from tiny_shapes import Shape, tensor_shapes
 
 from gemma4_gguf.files.gguf_reader import open_gguf
@@ -30,76 +29,8 @@ CHUNK = 1 << 22  # numbers drawn at a time
 CONTROL = 3  # token type of llama.cpp
 MASK = 4  # the last of the tokens with a setting of their own
 
-TEXT: dict[str, Any] = {
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "attention_k_eq_v": False,
-    "bos_token_id": 2,
-    "enable_moe_block": False,
-    "eos_token_id": 1,
-    "final_logit_softcapping": 30.0,
-    "global_head_dim": 512,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_size": 1536,
-    "hidden_size_per_layer_input": 256,
-    "intermediate_size": 6144,
-    "layer_types": [("sliding_attention", "full_attention")[i % 5 == 4] for i in range(35)],
-    "max_position_embeddings": 131072,
-    "model_type": "gemma4_text",
-    "moe_intermediate_size": None,
-    "num_attention_heads": 8,
-    "num_experts": None,
-    "num_global_key_value_heads": None,
-    "num_hidden_layers": 35,
-    "num_key_value_heads": 1,
-    "num_kv_shared_layers": 20,
-    "pad_token_id": 0,
-    "rms_norm_eps": 1e-06,
-    "rope_parameters": ROPE,
-    "sliding_window": 512,
-    "tie_word_embeddings": True,
-    "top_k_experts": None,
-    "use_bidirectional_attention": None,
-    "use_double_wide_mlp": True,
-    "vocab_size": 262144,
-    "vocab_size_per_layer_input": 262144,
-}
-VISION: dict[str, Any] = {
-    "head_dim": 64,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 131072,
-    "model_type": "gemma4_vision",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 16,
-    "num_key_value_heads": 12,
-    "patch_size": 16,
-    "pooling_kernel_size": 3,
-    "position_embedding_size": 10240,
-    "rms_norm_eps": 1e-06,
-    "rope_parameters": {"rope_theta": 100.0, "rope_type": "axial"},
-    "standardize": False,
-    "use_clipped_linears": True,
-}
-AUDIO: dict[str, Any] = {
-    "attention_chunk_size": 12,
-    "attention_context_left": 13,
-    "attention_context_right": 0,
-    "attention_logit_cap": 50.0,
-    "conv_kernel_size": 5,
-    "hidden_act": "silu",
-    "hidden_size": 1024,
-    "model_type": "gemma4_audio",
-    "num_attention_heads": 8,
-    "num_hidden_layers": 12,
-    "output_proj_dims": 1536,
-    "residual_weight": 0.5,
-    "rms_norm_eps": 1e-06,
-    "subsampling_conv_channels": [128, 32],
-    "use_clipped_linears": True,
-}
+PUBLISHED = Path(__file__).resolve().parents[1] / "data/published"
+MEMBER = "gemma-4-E2B-it"
 
 
 def main() -> None:
@@ -119,30 +50,10 @@ def main() -> None:
 
 
 def write_config(out: Path) -> dict[str, Any]:
-    """Write config.json, generation_config.json and processor_config.json; return the first."""
-    config = {
-        "architectures": ["Gemma4ForConditionalGeneration"],
-        "audio_config": AUDIO,
-        "audio_token_id": 258881,
-        "boa_token_id": 256000,
-        "boi_token_id": 255999,
-        "dtype": "bfloat16",
-        "eoa_token_index": 258883,
-        "eoi_token_id": 258882,
-        "image_token_id": 258880,
-        "model_type": "gemma4",
-        "text_config": TEXT,
-        "tie_word_embeddings": True,
-        "transformers_version": "5.23.0",
-        "video_token_id": 258884,
-        "vision_config": VISION,
-    }
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}
-    generation = {"bos_token_id": 2, "eos_token_id": [1, 106, 50], "pad_token_id": 0} | sampling
-    _write_json(out / "config.json", config)
-    _write_json(out / "generation_config.json", generation)
-    _write_json(out / "processor_config.json", PROCESSOR | {"feature_extractor": AUDIO_FEATURES["gemma4"]})
-    return config
+    """Write config.json, generation_config.json and processor_config.json as published; return the first."""
+    for kind in ("config", "generation_config", "processor_config"):
+        (out / f"{kind}.json").write_bytes((PUBLISHED / f"{MEMBER}.{kind}.json").read_bytes())
+    return json.loads((out / "config.json").read_text("utf-8"))
 
 
 def write_tokenizer(vocabulary: Path, out: Path) -> None:
