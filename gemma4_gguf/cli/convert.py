@@ -44,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the paths of the files written."""
     from gemma4_gguf.cli.output import byte_progress, written
     from gemma4_gguf.convert import convert_checkpoint
+    from gemma4_gguf.errors import CheckpointError
     from gemma4_gguf.files.hub import HubId, locate, resolve_checkpoint
     from gemma4_gguf.options import HubOptions
 
-    source, name = locate(args.source), args.name
+    source, name = locate(args.source, missing=CheckpointError), args.name
     if isinstance(source, HubId):
         repo, name = source.repo, name or source.repo
         with byte_progress(f"downloading {repo}", quiet=args.quiet) as show:

@@ -8,6 +8,8 @@ Cache layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import threading
 import time
@@ -25,6 +27,8 @@ CHUNK_BYTES = 1 << 20
 N_WORKERS = 4
 N_TRIES = 5  # in a row without one new byte
 TIMEOUT_S = 30.0
+_ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?")
+_TOKEN = re.compile(r"[!-~]{1,1000}")
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,26 @@ def open_repo(repo_id: str, options: HubOptions) -> Repo:
 
     Returns:
         The repository; nothing is asked yet.
+
+    Raises:
+        HubError: the id, the address of the hub or the token cannot be one.
     """
     from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
-    cache = Path(options.cache_dir or constants.HF_HUB_CACHE).expanduser()
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f"{repo_id:.200} is no name of a repository: {error}") from error
+    cache = Path(os.path.expanduser(options.cache_dir or constants.HF_HUB_CACHE))  # noqa: PTH111
     endpoint = (options.endpoint or constants.ENDPOINT).rstrip("/")
-    return Repo(repo_id, options.revision, options.token, endpoint, cache)
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise HubError(f"{endpoint!r} is no address of a hub. HF_ENDPOINT sets it: https://huggingface.co")
+    token = (options.token or "").strip() or None
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise HubError("The token holds characters that no token has. Copy it again; it begins with hf_.")
+    return Repo(repo_id, options.revision, token, endpoint, cache)
 
 
 def list_files(repo: Repo) -> Listing:
@@ -126,8 +144,8 @@ def list_files(repo: Repo) -> Listing:
         The commit and its files by name.
 
     Raises:
-        HubError: the repository or revision is unknown or closed, or the hub cannot be reached and nothing of
-            it is in the cache.
+        HubError: the repository or revision is unknown or closed, the answer is no listing, or the hub cannot
+            be reached and nothing of it is in the cache.
     """
     from huggingface_hub import HfApi
 
@@ -140,14 +158,17 @@ def list_files(repo: Repo) -> Listing:
         if cached is None:
             raise
         return cached
-    if info.sha is None:
-        raise HubError(f"{repo.endpoint} names no commit for {repo.id}. Is it a hub? HF_ENDPOINT sets it.")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _no_listing(repo) from error
+    if not _is_hash(info.sha):
+        raise _no_listing(repo)
     files = {}
     for item in info.siblings or []:
         etag = item.lfs.sha256 if item.lfs else item.blob_id
-        if item.size is not None and etag is not None and ".." not in item.rfilename.split("/"):
+        # Names and hashes become paths of the cache.
+        if type(item.size) is int and item.size >= 0 and _is_hash(etag) and _is_inside(item.rfilename):
             files[item.rfilename] = RemoteFile(item.rfilename, item.size, etag)
-    return Listing(info.sha, files)
+    return Listing(str(info.sha), files)
 
 
 def fetch(repo: Repo, commit: str, files: list[RemoteFile], progress: DownloadProgress | None = None) -> Path:
@@ -178,6 +199,24 @@ def fetch(repo: Repo, commit: str, files: list[RemoteFile], progress: DownloadPr
         if any(not (root / f.name).exists() for f in files):
             _link(repo, [f.name for f in files])
     return root
+
+
+def _is_hash(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch(r"[0-9A-Za-z]{4,128}", text) is not None
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a name stays below the directory that it is put in."""
+    if not isinstance(name, str) or not name.isprintable() or "\\" in name or ":" in name:
+        return False
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _no_listing(repo: Repo) -> HubError:
+    return HubError(
+        f"{repo.endpoint} answers for {repo.id} with something that is no listing of a hub, such as the page "
+        "of a proxy or of a login. Open the address in a browser; HF_ENDPOINT sets it."
+    )
 
 
 class _Tally:
@@ -376,7 +415,8 @@ def _translated(repo: Repo) -> Iterator[None]:
                 f"{repo.endpoint} does not accept the token. Renew it with `hf auth login`."
             ) from error
         if status < 500:
-            raise HubError(f"{repo.endpoint} refuses {repo.id} (HTTP {status}): {error}") from error
+            why = str(error).partition("\n")[0]
+            raise HubError(f"{repo.endpoint} refuses {repo.id} (HTTP {status}): {why}") from error
         raise UnreachableError(f"{repo.endpoint} is in trouble (HTTP {status}). Try again later.") from error
     except errors.OfflineModeIsEnabled as error:
         raise UnreachableError(

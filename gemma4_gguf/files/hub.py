@@ -6,12 +6,13 @@ Fetching them is the task of `gemma4_gguf.files.download`.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gemma4_gguf.errors import HubError
+from gemma4_gguf.errors import Gemma4Error, GGUFError, HubError
 from gemma4_gguf.files.download import Listing, Repo, fetch, list_files, open_repo
 from gemma4_gguf.files.quant_types import read_name
 from gemma4_gguf.options import DownloadProgress, HubOptions, hub_options
@@ -21,9 +22,12 @@ HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?::(?P<ta
 
 CONFIG_FILES = re.compile(
     r"(config|generation_config|processor_config|preprocessor_config|video_preprocessor_config|"
-    r"added_tokens|special_tokens_map|chat_template)\.json|chat_template.*\.jinja|tokenizer.*\.(json|model)"
+    r"added_tokens|special_tokens_map|chat_template)\.json|chat_template.*\.jinja|tokenizer.*\.(json|model)|"
+    r"additional_chat_templates/[^/]+\.jinja|README\.md"
 )
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What can be nothing but a path: its beginning, more than one slash, or its ending.
+_LOCAL = re.compile(r"^(/|\.{1,2}[/\\]|~|[A-Za-z]:[/\\])|/.*/|\\|\.(gguf|safetensors|json)$", re.IGNORECASE)
 _DEFAULTS = HubOptions()
 
 
@@ -48,28 +52,49 @@ class GGUFFiles:
     projector: Path | None
 
 
-def locate(source: str | Path) -> Path | HubId:
+def locate(source: str | Path, *, missing: type[Gemma4Error] = GGUFError) -> Path | HubId:
     """Tell a local path from a hub id: what exists on disk wins, then "organisation/name" is an id.
 
     Args:
         source: a path, or "organisation/name" with an optional ":tag".
+        missing: what to raise for a path with nothing there.
 
     Returns:
         An existing path, or the parsed id.
 
     Raises:
-        HubError: it is neither.
+        GGUFError: it can only be a path, and nothing is there.
+        HubError: it is neither a path nor an id.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises for unknown users
+    if os.path.exists(path):  # noqa: PTH110  Path.exists raises for names that are too long
         return path
-    match = HUB_ID.fullmatch(str(source))
-    if match is None or isinstance(source, Path) or match["repo"].endswith((".gguf", ".safetensors")):
+    if isinstance(source, Path) or _LOCAL.search(source):
+        raise missing(_why_missing(path))
+    match = HUB_ID.fullmatch(source)
+    if match is None:
         raise HubError(
-            f"{source}: as a path it does not exist, and as a hub id it is malformed. "
+            f"{source:.200}: as a path it does not exist, and as a hub id it is malformed. "
             'Expected an existing file or directory, or "organisation/name" such as "google/gemma-4-E2B-it".'
         )
     return HubId(match["repo"], match["tag"])
+
+
+def _why_missing(path: Path) -> str:
+    try:
+        path.lstat()
+        return f"{path} is a link that leads nowhere. It points to {path.readlink()}."
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        return f"{path!s:.200} is no path: {why}. Give that of an existing file or directory."
+    above = next((parent for parent in path.parents if parent.exists()), Path())
+    if above != path.parent:
+        return f"{path} does not exist: {above} has no {path.relative_to(above).parts[0]}."
+    there = sorted(one.name for one in above.glob("*.gguf"))
+    others = f" The directory has {', '.join(there[:3])}{', …' if len(there) > 3 else ''}." if there else ""
+    return f"{path} does not exist.{others} Give the path of an existing file or directory."
 
 
 def pull(hub_id: str, **options: Any) -> Path:
@@ -93,7 +118,7 @@ def pull(hub_id: str, **options: Any) -> Path:
         OutputError: the disk has no room.
 
     Example:
-        >>> convert_checkpoint(pull("google/gemma-4-E2B-it"), "models", name="google/gemma-4-E2B-it")
+        >>> convert_checkpoint(pull("google/gemma-4-E2B-it"), "models")
     """
     found = resolve(hub_id, hub_options(options))
     return found.model if isinstance(found, GGUFFiles) else found
@@ -177,6 +202,7 @@ def find_files(
         The model's path, and the projector's or what was given.
 
     Raises:
+        GGUFError: the model is a path, and nothing is there.
         HubError: the model is neither a path nor an id, or as for `resolve_gguf`.
         OutputError: the disk has no room.
     """
@@ -206,7 +232,7 @@ def _fetch_checkpoint(repo: Repo, listing: Listing, progress: DownloadProgress |
     if "config.json" not in files:
         _refuse_checkpoint(repo, list(files))
     names = sorted(name for name in files if CONFIG_FILES.fullmatch(name))
-    if INDEX in files:
+    if INDEX in files and WHOLE not in files:
         root = fetch(repo, listing.commit, [files[INDEX]])
         names += [INDEX, *_shards(repo, root / INDEX)]
     else:
@@ -296,8 +322,8 @@ def pick_weights(names: list[str]) -> list[str]:
     Returns:
         model.safetensors alone, else all but adapters, sorted.
     """
-    if "model.safetensors" in names:
-        return ["model.safetensors"]
+    if WHOLE in names:
+        return [WHOLE]
     return sorted(
         n for n in names if n.endswith(".safetensors") and "/" not in n and not n.startswith("adapter")
     )
@@ -306,7 +332,7 @@ def pick_weights(names: list[str]) -> list[str]:
 def _shards(repo: Repo, index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise HubError(f"{INDEX} of {repo.id} is no index of weights. Try another revision.") from error
 
 

@@ -237,7 +237,12 @@ def test_quantize_writes_beside_the_source(
 
 
 def test_source_that_is_neither_path_nor_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["convert", str(tmp_path / "nothing"), "-o", str(tmp_path)]) == 4
+    assert main(["convert", str(tmp_path / "nothing"), "-o", str(tmp_path)]) == 3
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "nothing.gguf")]) == 6
+    assert main(["ask", str(tmp_path / "nothing.gguf"), "hello"]) == 6
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["convert", "nothing", "-o", str(tmp_path)]) == 4
     assert "as a path it does not exist" in capsys.readouterr().err
 
 

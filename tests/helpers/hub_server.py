@@ -25,6 +25,8 @@ class Hub:
         token: the one accepted token.
         cut_after: a large file breaks off after so many bytes, as often as `cuts` says.
         pause_after: a large file stalls after so many bytes until `go_on` is set.
+        listing: what it answers instead of a listing.
+        renamed: repositories by former id.
         requests: (method, path, headers by lower-case name) of every request.
     """
 
@@ -38,6 +40,8 @@ class Hub:
     ranges: bool = True
     damage: bool = False
     down: int = 0
+    listing: bytes | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
     paused: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -100,9 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "cdn":
             return self._blob(parts[1])
         repo_id = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+        if repo_id in self.hub.renamed:
+            return self._send(307, b"", {"Location": self.path.replace(repo_id, self.hub.renamed[repo_id])})
         files = self.hub.repos.get(repo_id)
         if files is None:
             return self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
+        if parts[0] == "api" and self.hub.listing is not None:
+            return self._send(200, self.hub.listing, {"Content-Type": "text/html"})
         if parts[0] == "api":
             revision = parts[5] if len(parts) > 5 else "main"
             if revision not in ("main", "v1", COMMIT):
