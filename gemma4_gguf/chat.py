@@ -262,7 +262,8 @@ class Chat:
         """Writes the conversation to a file, for `Session.load_chat`.
 
         Messages, media (as encoded bytes) and what the cache holds of it, so that nothing needs to be decoded
-        again, as long as the session still holds it: with n_seq=1, until another conversation went on.
+        again, as long as the session still holds it: with n_seq=1, until another conversation went on. Where
+        the model file is gone, what was said is saved alone.
 
         Args:
             path: written whole or not at all; what is there is replaced.
@@ -273,14 +274,15 @@ class Chat:
             OutputError: the file cannot be written.
             EngineError: a reply of this chat is still being streamed.
         """
+        origin = origin_of(self._session.engine)
         saved = SavedChat(
             messages=self.messages,
             dropped=self.dropped,
             tools=[tool.declaration for tool in self.tools],
             thinking=self.thinking,
             on_full=self.on_full,
-            sequence=self._sequence(),
-            origin=origin_of(self._session.engine),
+            sequence=self._sequence() if origin.fingerprint else None,
+            origin=origin,
         )
         write_chat_file(saved, path)
 

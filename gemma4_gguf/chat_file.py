@@ -17,17 +17,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gemma4_gguf.engine import library
 from gemma4_gguf.engine.engine import Engine
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SavedSequence
-from gemma4_gguf.errors import EngineError, MessageError, SavedChatError, StateError
+from gemma4_gguf.errors import EngineError, MessageError, SavedChatError, SchemaError, StateError, ToolError
 from gemma4_gguf.files.atomic_write import PendingFile, output_error
 from gemma4_gguf.media.decode import open_source
 from gemma4_gguf.prompt.messages import Message, check_messages
+from gemma4_gguf.tools import as_tools
 from gemma4_gguf.truncation import OnFull
 from gemma4_gguf.types import MODALITIES
 
@@ -45,6 +48,8 @@ _WITHOUT = "load_chat(path, state=False) takes only what was said and decodes it
 @dataclass(frozen=True)
 class Origin:
     """What a state of the cache was computed with; another one would misread it.
+
+    Files that are no longer there have no fingerprint.
 
     Args:
         model: name of the model.
@@ -137,21 +142,20 @@ def read_chat_file(path: str | Path, *, state: bool = True) -> SavedChat:
     Raises:
         SavedChatError: the file is damaged, or of another version of the format.
     """
-    content = _read(Path(path).expanduser())
-    header = content.header
+    header, blobs = _read(path)
     try:
-        kept = header["state"] if state else None
+        as_tools(header.tools)
         return SavedChat(
-            messages=unpack_messages(header["messages"], content.blobs),
-            dropped=unpack_messages(header["dropped"], content.blobs),
-            tools=header["tools"] or [],
-            thinking=bool(header["thinking"]),
-            on_full=header["on_full"],
-            sequence=_unpack_sequence(kept, content.blobs) if kept else None,
-            origin=Origin(**header["made_by"]),
+            messages=unpack_messages(header.messages, blobs),
+            dropped=unpack_messages(header.dropped, blobs),
+            tools=header.tools or [],
+            thinking=header.thinking,
+            on_full=header.on_full,
+            sequence=_unpack_sequence(header.state, blobs) if state and header.state else None,
+            origin=header.made_by,
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise SavedChatError(f"{path} is no whole conversation ({error!r}). Save it again.") from error
+    except _DAMAGED as error:
+        raise SavedChatError(f"{path} is no whole conversation: {_said(error)} Save it again.") from error
 
 
 def origin_of(engine: Engine) -> Origin:
@@ -198,7 +202,7 @@ def restore_sequence(engine: Engine, owner: object, saved: SavedChat, path: str 
         )
     try:
         engine.import_sequence(owner, sequence)
-    except StateError as error:
+    except (StateError, MessageError) as error:
         raise SavedChatError(
             f"{path}: {error} Open the session with the options it was saved with (flash_attention, device), "
             f"or: {_WITHOUT}"
@@ -212,53 +216,115 @@ def fingerprint(path: Path) -> str:
         path: a GGUF file.
 
     Returns:
-        Hexadecimal digits.
+        Hexadecimal digits; none if it is no longer there.
     """
-    n_bytes = path.stat().st_size
-    digest = hashlib.sha256(struct.pack("<Q", n_bytes))
-    with path.open("rb") as stream:
-        for i in range(_SAMPLES):
-            stream.seek(max(0, n_bytes - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-            digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    try:
+        n_bytes = path.stat().st_size
+        digest = hashlib.sha256(struct.pack("<Q", n_bytes))
+        with path.open("rb") as stream:
+            for i in range(_SAMPLES):
+                stream.seek(max(0, n_bytes - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
+                digest.update(stream.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
+    except OSError:
+        return ""
 
 
 # The file
 
 
-@dataclass(frozen=True)
-class _Saved:
-    header: dict[str, Any]
-    blobs: list[memoryview]
+_Number = Annotated[int, Field(ge=0, strict=True)]
+_Count = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
+_EXACT = ConfigDict(strict=True, extra="forbid")
 
 
-def _read(path: Path) -> _Saved:
+class _State(BaseModel):
+    """A sequence; the numbers are those of blobs."""
+
+    model_config = _EXACT
+    items: _Number
+    spans: list[tuple[str, _Count, bool]]
+    data: _Number
+
+
+class _Header(BaseModel):
+    """What the JSON of a file says."""
+
+    model_config = _EXACT
+    messages: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    thinking: bool
+    on_full: OnFull
+    state: _State | None
+    made_by: Origin
+    blobs: list[_Number]
+
+
+class _Medium(BaseModel):
+    """A picture, sound or clip; fields of other kinds than its own are refused later."""
+
+    model_config = _EXACT
+    blob: _Number
+    form: Literal["file", "npy"]
+    image_tokens: Literal[70, 140, 280, 560, 1120, "auto"] | None = None
+    sample_rate_hz: _Count = 1
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    frames: _Count = 1
+    sound: bool = True
+
+
+_HEADER = TypeAdapter(_Header)
+# What reading a file can run into that nobody wrote whole.
+_DAMAGED = (
+    *(ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, MemoryError, OSError),
+    *(RecursionError, TypeError, ValueError, MessageError, SchemaError, ToolError),
+)
+
+
+def _read(path: str | Path) -> tuple[_Header, list[memoryview]]:
     try:
-        content = memoryview(path.read_bytes())
-    except OSError as error:
-        raise SavedChatError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if len(content) < _PREFIX.size + _DIGEST_BYTES or bytes(content[: len(MARK)]) != MARK:
-        raise SavedChatError(f"{path} is no saved conversation. Pass a file that Chat.save wrote.")
-    _, found, n_header = _PREFIX.unpack(content[: _PREFIX.size])
+        file = Path(path).expanduser()
+        if file.exists() and not file.is_file():
+            raise SavedChatError(f"{path} is no file. Pass one that Chat.save wrote.")
+        with file.open("rb") as stream:
+            prefix = stream.read(_PREFIX.size)
+            if prefix[: len(MARK)] != MARK or len(prefix) < _PREFIX.size:
+                raise SavedChatError(f"{path} is no saved conversation. Pass a file that Chat.save wrote.")
+            content = memoryview(prefix + stream.read())
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SavedChatError(f"{str(path)[:200]!r} cannot be read: {reason}.") from error
+    _, found, n_header = _PREFIX.unpack(prefix)
     if found != VERSION:
         raise SavedChatError(
             f"{path} is of version {found} of the format, this library reads {VERSION}. Load it with the "
             "library that saved it."
         )
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != bytes(digest):
+    if len(content) < _PREFIX.size + _DIGEST_BYTES or hashlib.sha256(body).digest() != bytes(digest):
         raise SavedChatError(f"{path} is damaged or cut off: its checksum is wrong. Copy it again.")
     try:
-        header = json.loads(bytes(body[_PREFIX.size : _PREFIX.size + n_header]))
-        blobs, at = [], _PREFIX.size + n_header
-        for n_bytes in header["blobs"]:
-            blobs.append(body[at : at + n_bytes])
-            at += n_bytes
-    except (ValueError, LookupError, TypeError) as error:
-        raise SavedChatError(f"{path} has a header that cannot be read ({error}). Save it again.") from error
+        header = _HEADER.validate_json(bytes(body[_PREFIX.size : _PREFIX.size + n_header]))
+    except ValidationError as error:
+        raise SavedChatError(
+            f"{path} has a header that cannot be read: {_said(error)} Save it again."
+        ) from error
+    blobs, at = [], _PREFIX.size + n_header
+    for n_bytes in header.blobs:
+        blobs.append(body[at : at + n_bytes])
+        at += n_bytes
     if at != len(body):
         raise SavedChatError(f"{path} holds {len(body):,} bytes; its header says {at:,}. Save it again.")
-    return _Saved(header, blobs)
+    return header, blobs
+
+
+def _said(error: Exception) -> str:
+    """An error in one sentence."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}."
+    return str(error)[:300] if isinstance(error, MessageError) else f"{error!r:.200}."
 
 
 # The state
@@ -271,13 +337,13 @@ def _pack_sequence(sequence: SavedSequence, blobs: Blobs) -> dict[str, Any]:
     return {"items": blobs.add(np.array(ids, "<i4")), "spans": spans, "data": blobs.add(sequence.data)}
 
 
-def _unpack_sequence(kept: dict[str, Any], blobs: Sequence[memoryview]) -> SavedSequence:
-    ids = np.frombuffer(blobs[kept["items"]], "<i4").tolist()
-    if ids.count(_SPAN) != len(kept["spans"]):
-        raise ValueError(f"{ids.count(_SPAN)} media, {len(kept['spans'])} described")
-    spans = iter([MediaSpan(key, int(n), _not_kept, bool(both)) for key, n, both in kept["spans"]])
+def _unpack_sequence(kept: _State, blobs: Sequence[memoryview]) -> SavedSequence:
+    ids = np.frombuffer(blobs[kept.items], "<i4").tolist()
+    if ids.count(_SPAN) != len(kept.spans):
+        raise ValueError(f"{ids.count(_SPAN)} media, {len(kept.spans)} described")
+    spans = iter([MediaSpan(key, n, _not_kept, both) for key, n, both in kept.spans])
     items: list[Item] = [next(spans) if i == _SPAN else int(i) for i in ids]
-    return SavedSequence(tuple(items), np.frombuffer(blobs[kept["data"]], np.uint8))
+    return SavedSequence(tuple(items), np.frombuffer(blobs[kept.data], np.uint8))
 
 
 def _not_kept() -> np.ndarray:
@@ -287,6 +353,11 @@ def _not_kept() -> np.ndarray:
 def _check_origin(engine: Engine, origin: Origin, path: str | Path, *, has_media: bool) -> None:
     """Refuses a state that this engine would misread."""
     ours = origin_of(engine)
+    if not ours.fingerprint:
+        raise SavedChatError(
+            f"{engine.facts.path} is no longer there, so nobody can tell whether {path} belongs to it. Put "
+            f"the model back, or: {_WITHOUT}"
+        )
     if origin.fingerprint != ours.fingerprint:
         raise SavedChatError(
             f"{path} belongs to another model file ({origin.model}), this session has "
@@ -392,9 +463,10 @@ def _unpack_part(part: Mapping[str, Any], blobs: Sequence[memoryview]) -> dict[s
     kind = part["type"]
     if kind == "text":
         return dict(part)
-    fields = dict(part[kind])
-    data = bytes(blobs[fields.pop(_BLOB)])
-    source = np.load(io.BytesIO(data), allow_pickle=False) if fields.pop(_FORM) == "npy" else data
+    medium = _Medium.model_validate_json(json.dumps(part[kind]))
+    data = bytes(blobs[medium.blob])
+    source = np.load(io.BytesIO(data), allow_pickle=False) if medium.form == "npy" else data
+    fields = medium.model_dump(exclude={_BLOB, _FORM}, exclude_unset=True)
     return {"type": kind, kind: MODALITIES[kind].type(source, **fields)}
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,12 @@ from nano_samples import GREEDY, scene
 from PIL import Image as PILImage
 
 from gemma4_gguf import Audio, Chat, Image, Session, Video
-from gemma4_gguf.chat_file import Blobs, pack_messages, unpack_messages
+from gemma4_gguf.chat_file import Blobs, pack_messages, read_chat_file, unpack_messages
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.kv_cache import Item, SequenceState
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import EngineError, MediaError, OutputError, SavedChatError
+from gemma4_gguf.prompt.messages import check_messages
 
 EXACT: dict[str, Any] = {
     "device": "cpu",
@@ -251,9 +255,8 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     path = rewritten(saved, tmp_path / "changed", change)
     with Session(nano, **EXACT) as exact:
-        with pytest.raises(Exception, match=match) as caught:
+        with pytest.raises(SavedChatError, match=match):
             exact.load_chat(path)
-        assert type(caught.value).__name__ in ("SavedChatError", "MessageError")
         assert exact.ask("still here?", max_tokens=1).usage.completion_tokens == 1
 
 
@@ -261,6 +264,80 @@ def shorten(header: dict[str, Any], blobs: list[bytes]) -> None:
     number = header["state"]["data"]
     blobs[number] = blobs[number][:-100]
     header["blobs"][number] -= 100
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Places of all values in a JSON value, itself left out."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from leaves(value[key], (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+WRONG = (None, True, 0, -1, 10**30, 0.5, "x", "", "\ud800", [], [None], {}, {"x": 1}, float("nan"))
+
+
+def test_every_value_of_a_file_is_checked(saved: Path, tmp_path: Path) -> None:
+    """A file with a right checksum is refused, or says what can be, with any of its values changed."""
+
+    def small(header: dict[str, Any], blobs: list[bytes]) -> None:
+        number = header["state"]["data"]
+        blobs[number], header["blobs"][number] = bytes(8), 8
+
+    path = rewritten(saved, tmp_path / "small", small)
+    n = int.from_bytes(path.read_bytes()[12:20], "little")
+    whole = json.loads(path.read_bytes()[20 : 20 + n])
+    refused = []
+    for place, wrong in itertools.product(leaves(whole), WRONG):
+
+        def put(header: dict[str, Any], _: list[bytes], *, place: Any = place, wrong: Any = wrong) -> None:
+            at(header, place[:-1])[place[-1]] = wrong
+
+        changed = rewritten(path, tmp_path / "changed", put)
+        try:
+            found = read_chat_file(changed)
+        except SavedChatError as error:
+            assert str(changed) in str(error) and len(str(error)) < 800
+            refused.append((place, wrong))
+        else:
+            assert all(isinstance(value, str | None) for value in vars(found.origin).values())
+            assert found.thinking in (True, False) and found.on_full in ("error", "drop_oldest")
+            assert not found.messages or check_messages(found.messages) == found.messages
+    expected = {place for place in leaves(whole) if place[0] not in ("messages", "dropped", "tools")}
+    assert expected <= {place for place, wrong in refused if wrong == {"x": 1}}
+
+
+def test_a_file_that_cannot_be_read(session: Session, tmp_path: Path) -> None:
+    for name in ("a\0b", "\ud800", "~nobody/x", "x" * 5000):
+        with pytest.raises(SavedChatError, match="cannot be read"):
+            session.load_chat(name)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(SavedChatError, match="no file"):
+            session.load_chat(tmp_path / "pipe")
+
+
+def test_a_chat_outlives_its_model_file(nano: Path, tmp_path: Path) -> None:
+    model = tmp_path / nano.name
+    shutil.copy(nano, model)
+    with Session(model, projector=None, **EXACT) as session:
+        chat = session.chat()
+        chat.send("one", **SHORT)
+        chat.save(tmp_path / "before")
+        try:
+            model.unlink()
+        except OSError:
+            pytest.skip("this system keeps a file that is open")
+        chat.save(tmp_path / "after")
+        with pytest.raises(SavedChatError, match=r"no longer there.*state=False"):
+            session.load_chat(tmp_path / "before")
+        assert session.load_chat(tmp_path / "after").messages == chat.messages
+        assert session.load_chat(tmp_path / "before", state=False).messages == chat.messages
 
 
 def test_another_version_model_or_cache_is_refused(
