@@ -223,7 +223,7 @@ def _mono_blocks(container: Any, stream: Any, name: str) -> Iterator[tuple[int, 
     """Decodes: a rate and samples, small frames joined to a second or more: each costs a fixed effort."""
     import av
 
-    to_float: Any = None
+    to_float: Any = None  # channels side by side: PyAV does not give more than seven planes
     form: tuple[int, str, str] | None = None
     parts: list[np.ndarray] = []
     rate = n_gathered = 0
@@ -239,13 +239,14 @@ def _mono_blocks(container: Any, stream: Any, name: str) -> Iterator[tuple[int, 
             if (frame.sample_rate, frame.format.name, frame.layout.name) != form:
                 _check_form(frame, name)
                 form = (frame.sample_rate, frame.format.name, frame.layout.name)
-                to_float = av.AudioResampler(format="fltp")
+                to_float = av.AudioResampler(format="flt")
             if parts and (frame.sample_rate != rate or n_gathered >= rate):
                 yield rate, np.concatenate(parts)
                 parts, n_gathered = [], 0
             rate = frame.sample_rate
-            for planar in to_float.resample(frame):
-                parts.append(planar.to_ndarray().mean(axis=0, dtype=np.float32))
+            for packed in to_float.resample(frame):
+                channels = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)
+                parts.append(channels.mean(axis=1, dtype=np.float32))
                 n_gathered += len(parts[-1])
     if n_bad > n_frames:
         raise MediaError(

@@ -259,6 +259,8 @@ def _without_transparency(picture: PILImage.Image) -> PILImage.Image:
         def convert(strip: PILImage.Image) -> PILImage.Image:
             strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
             alphas.append(strip.getchannel("A").getextrema())  # type: ignore[arg-type]
+            if alphas[-1] == (255, 255):
+                return strip.convert("RGB")
             return Image.alpha_composite(Image.new("RGBA", strip.size, colour), strip).convert("RGB")
 
         return convert
@@ -273,6 +275,10 @@ def _without_transparency(picture: PILImage.Image) -> PILImage.Image:
 def _from_deep_grey(picture: PILImage.Image) -> PILImage.Image:
     """Grey of more than 8 bits: Pillow would cut it off at 255."""
     from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        shades = np.round(np.arange(65536) / 65535 * 255).astype(np.uint8)
+        return _by_strips(picture, "L", lambda strip: Image.fromarray(shades[np.asarray(strip)]))
 
     def values_of(strip: PILImage.Image) -> np.ndarray:
         return np.nan_to_num(np.asarray(strip, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
