@@ -17,6 +17,7 @@ from media_samples import picture
 from PIL import Image, ImageCms
 
 from gemma4_gguf.errors import MediaError
+from gemma4_gguf.media import picture as reading
 from gemma4_gguf.media.image import TOKEN_PX, prepare_image, smallest_budget
 from gemma4_gguf.media.picture import read_image
 
@@ -237,6 +238,115 @@ def test_transparent_colours_of_palettes_and_keys_stand_on_white() -> None:
         encoded(Image.merge("LA", [Image.new("L", (48, 32), 0), Image.new("L", (48, 32), 0)])),
     ):
         assert fields_of(content)[0] == (255, 255, 255)
+
+
+def test_what_would_vanish_on_white_stands_on_black() -> None:
+    """White ink on nothing: a logo, a scan of one bit whose black is transparent."""
+    drawn = np.zeros((32, 48), np.uint8)
+    drawn[8:20, 10:30] = 255
+    ink = Image.fromarray(drawn)
+    white = Image.new("L", ink.size, 255)
+    for content in (
+        encoded(ink.convert("1"), transparency=0),
+        encoded(ink, transparency=0),
+        encoded(Image.merge("LA", [white, ink])),
+        encoded(Image.merge("RGBA", [white, white, white, ink])),
+    ):
+        np.testing.assert_array_equal(np.asarray(read_image(content))[..., 0], drawn)
+    faint = Image.merge("LA", [white, white])
+    assert read_image(faint).getextrema() == ((255, 255),) * 3, "white paper stays white"
+
+
+ARRAYS: dict[str, Callable[[], Any]] = {
+    "bool": lambda: FIELDS[..., 0] > 128,
+    "a mask of numbers": lambda: (FIELDS[..., 0] > 128).astype(np.uint8),
+    "a mask of large numbers": lambda: (FIELDS[..., 0] > 128).astype(np.int64),
+    "one channel": lambda: FIELDS[..., :1],
+    "floats": lambda: FIELDS / 255,
+    "half floats": lambda: (FIELDS / 255).astype(np.float16),
+    "16 bits": lambda: FIELDS.astype(np.uint16) * 257,
+    "16 bits, the other way round": lambda: (FIELDS.astype(np.uint16) * 257).astype(">u2"),
+    "large integers": lambda: FIELDS.astype(np.int64),
+    "a view": lambda: np.asfortranarray(FIELDS)[::-1, ::-1][::-1, ::-1],
+    "a tensor": lambda: Tensor(FIELDS),
+    "read only": lambda: np.frombuffer(FIELDS.tobytes(), np.uint8).reshape(FIELDS.shape),
+}
+
+
+class Tensor:
+    """As of torch, jax and others."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(name: str) -> None:
+    grey = name in ("bool", "a mask of numbers", "a mask of large numbers", "one channel")
+    first = np.round(CORNERS[..., 0] / 255) * 255 if "mask" in name or name == "bool" else CORNERS[..., 0]
+    expected = [(v, v, v) for v in first.reshape(-1)] if grey else EXPECTED
+    assert fields_of(ARRAYS[name]()) == expected
+
+
+def test_deep_grey_is_the_same_in_every_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.RandomState(0)
+    for values in (
+        rng.randint(0, 65536, (33, 7)).astype(np.uint16),
+        rng.randint(0, 100_000, (33, 7)).astype(np.int32),
+        rng.uniform(0, 1, (33, 7)).astype(np.float32),
+        rng.uniform(0, 200, (33, 7)).astype(np.float32),
+    ):
+        whole = read_image(Image.fromarray(values))
+        full = {"u": 65535.0, "i": float(values.max()), "f": 1.0 if values.max() <= 1 else 255.0}[
+            values.dtype.kind
+        ]
+        expected = np.round(values / np.float64(full) * 255)
+        np.testing.assert_array_equal(np.asarray(whole)[..., 0], expected)
+        with monkeypatch.context() as patched:
+            patched.setattr(reading, "_STRIP_PIXELS", 20)
+            np.testing.assert_array_equal(np.asarray(read_image(Image.fromarray(values))), np.asarray(whole))
+
+
+def exif_of(*tags: bytes, count: int | None = None) -> bytes:
+    """EXIF that turns a picture by 90 degrees, with more tags after that."""
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", count or 1 + len(tags)) + turned + b"".join(tags) + bytes(4)
+
+
+EXIFS = {
+    "a place outside": (exif_of(struct.pack("<HHII", 0x011A, 5, 1, 0x7FFFFFFF)), True),
+    "nothing over nothing": (
+        exif_of(struct.pack("<HHII", 0x9204, 10, 1, 38)) + struct.pack("<ii", -1, 0),
+        True,
+    ),
+    "a byte that is a number": (exif_of(struct.pack("<HHII", 0x0005, 1, 1, 0)), True),
+    "cut off": (exif_of(count=65_535), True),
+    "rubbish": (b"\xff" * 40, False),
+}
+
+
+@pytest.mark.parametrize("name", EXIFS)
+def test_damaged_exif_does_not_stop_a_picture(name: str) -> None:
+    """Tags that Pillow reads but cannot write again, and worse: its issues 4238, 7340, 7839, 8965."""
+    exif, turned = EXIFS[name]
+    found = read_image(encoded(Image.fromarray(FIELDS), "JPEG", exif=b"Exif\0\0" + exif))
+    assert found.size == ((32, 48) if turned else (48, 32))
+
+
+def test_a_turned_picture_is_turned_once() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = read_image(encoded(Image.fromarray(FIELDS), exif=exif))
+    assert once.size == (32, 48)
+    assert read_image(once).size == read_image(encoded(once)).size == (32, 48)
+
+
+def test_cmyk_with_a_profile_that_is_damaged() -> None:
+    content = encoded(Image.fromarray(FIELDS).convert("CMYK"), "TIFF", icc_profile=b"no profile" * 20)
+    assert fields_of(content) == EXPECTED
 
 
 # Refusals
