@@ -11,6 +11,10 @@ from typing import Any
 class Gemma4Error(Exception):
     """Base of every error that the library raises on purpose."""
 
+    def __str__(self) -> str:
+        # Names of files may hold what no terminal and no log can print.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class CheckpointError(Gemma4Error):
     """A source directory or one of its files cannot be converted."""

@@ -189,7 +189,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "repeat_penalty": (lambda x: _is_number(x) and 0 < x < math.inf, "above 0"),
     "max_tokens": (lambda x: x is None or (_is_whole(x) and x >= 1), "1 or more, or None"),
     "seed": (lambda x: x is None or (_is_whole(x) and x >= 0), "0 or more, or None"),
-    "stop": (lambda x: all(isinstance(text, str) and text for text in x), "texts that are not empty"),
+    "stop": (lambda x: all(map(_is_text, x)), "texts that are not empty, without halves of surrogate pairs"),
 }
 
 
@@ -362,6 +362,10 @@ def _whole(value: Any) -> int | None:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_whole(value: Any) -> bool:

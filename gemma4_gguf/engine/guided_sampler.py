@@ -70,7 +70,15 @@ class TokenTable:
             GrammarError: llguidance refuses the grammar, for example because it is too large.
         """
         llguidance = _llguidance()
-        source = llguidance.LLMatcher.grammar_from_lark(to_lark(grammar, None if literal else self.markers))
+        text = to_lark(grammar, None if literal else self.markers)
+        try:
+            source = llguidance.LLMatcher.grammar_from_lark(text)
+        except UnicodeEncodeError as error:
+            before = text[max(0, error.start - 20) : error.start]
+            raise GrammarError(
+                f"{text[error.start]!r} after {before!r} in the grammar is half a surrogate pair: no reply "
+                "can hold it"
+            ) from error
         matcher = llguidance.LLMatcher(self.tokenizer, source, log_level=0)
         if matcher.is_error():
             raise GrammarError(

@@ -185,6 +185,8 @@ def open_gguf(path: str | Path) -> GGUFFile:
     """
     path = Path(path)
     try:
+        if not path.exists():  # nor can it, with a zero or half a surrogate pair in its name
+            raise FileNotFoundError(path)
         size = path.stat().st_size
         if not path.is_file():
             raise GGUFError(f"{path} is not a file; expected a .gguf file.")

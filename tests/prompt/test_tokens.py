@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from nano_samples import SAMPLES, scene
 
-from gemma4_gguf import Audio, Image, Session, Video
+from gemma4_gguf import Audio, Image, Pattern, Session, Video
 from gemma4_gguf.engine.kv_cache import Item, MediaSpan
-from gemma4_gguf.errors import ContextFullError, MediaError, MessageError, TemplateError
+from gemma4_gguf.errors import ContextFullError, Gemma4Error, MediaError, MessageError, TemplateError
 from gemma4_gguf.prompt.messages import check_messages
 from gemma4_gguf.templates import render, words_before_calls
 
@@ -70,6 +70,52 @@ def test_control_tokens_in_texts_are_characters(session: Session) -> None:
     old, _ = prompt_of(spelled, special_in_content=True)
     assert len(old) > len(found) and sum(isinstance(item, MediaSpan) for item in old) == 1
     assert old.count(tokens["<|image|>"]) == 0, "text never makes a picture"
+
+
+HALF = "a\ud800b"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda s: s.ask(HALF),
+        lambda s: s.ask("x", system=HALF),
+        lambda s: s.chat(system=HALF).send("x"),
+        lambda s: s.chat(tools=[TOOL]).send(HALF),
+        lambda s: s.complete([{"role": HALF, "content": "x"}]),
+        lambda s: s.complete([{"role": "user", "content": "x", HALF: "x"}]),
+        lambda s: s.complete([{"role": "user", "content": "x", "name": HALF}]),
+        lambda s: s.complete([{"role": "user", "content": [{"type": "image", "url": HALF}]}]),
+        lambda s: s.ask("x", tools=[{"function": TOOL["function"] | {"description": HALF}}]),
+        lambda s: s.ask("x", tools=[{"function": TOOL["function"] | {"name": HALF}}]),
+        lambda s: s.ask("x", schema=[HALF, "c"]),
+        lambda s: s.ask(
+            "x", schema={"type": "object", "properties": {HALF: {"type": "null"}}, "required": [HALF]}
+        ),
+        lambda s: s.ask("x", schema=f'root ::= "{HALF}"'),
+        lambda s: s.ask("x", schema=Pattern(HALF)),
+        lambda s: s.extract(Literal["a\ud800b", "c"], "x"),
+        lambda s: s.ask("x", stop=HALF),
+        lambda s: s.ask("x", stop=["y", HALF]),
+        lambda s: s.ask("x", tool_choice=HALF),
+        lambda s: s.ask(Path(HALF)),
+        lambda s: s.ask(Image(HALF), "x"),
+        lambda s: s.describe(HALF),
+        lambda s: s.transcribe(Audio(np.zeros(16_000, np.float32)), language=HALF),
+        lambda s: s.tokenize(HALF),
+        lambda s: s.load_chat(HALF),
+        lambda s: s.chat().save(HALF),
+        lambda s: Session(Path(HALF)),
+        lambda s: Session(s.facts.path, projector=HALF),
+    ],
+    ids=lambda ask: ask.__code__.co_firstlineno,
+)
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(
+    ask: Callable[[Session], Any], session: Session
+) -> None:
+    with pytest.raises(Gemma4Error) as raised:
+        ask(session)
+    str(raised.value).encode()
 
 
 def test_media_stand_where_they_were_put(session: Session) -> None:
