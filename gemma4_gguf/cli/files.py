@@ -27,13 +27,26 @@ def picture_format(path: Path) -> str:
         Pillow's name, such as "PNG".
 
     Raises:
-        OutputError: Pillow writes no such format.
+        OutputError: Pillow writes no such format in colour, or there is no such directory.
     """
     from PIL import Image
 
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None or kind not in Image.SAVE:
         raise OutputError(f"{path} has no suffix of a picture. Call it .png or .jpg.")
+    try:
+        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ) as error:  # of two colours, or another library's
+        raise OutputError(
+            f"{path} would be {kind}, which holds no such picture. Call it .png or .jpg."
+        ) from error
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent} is no directory, so {path.name} cannot be written there.")
     return kind
 
 

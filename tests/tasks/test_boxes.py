@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gemma4_gguf.errors import MediaError
+from gemma4_gguf.cli.files import picture_format
+from gemma4_gguf.errors import MediaError, OutputError
 from gemma4_gguf.tasks.boxes import Box, Point, draw_boxes, read_boxes, read_points
 
 ONE = '{"box_2d": [100, 200, 300, 400], "label": "red circle"}'
@@ -83,6 +84,25 @@ def test_drawing_marks_edges_and_leaves_the_picture_alone() -> None:
     assert white not in [drawn.getpixel(corner) for corner in ((40, 100), (140, 200), (399, 50))]
     assert [drawn.getpixel(place) for place in ((90, 150), (10, 290))] == [white, white]
     assert drawn.getpixel((41, 97)) == drawn.getpixel((40, 100)), "the ground of a label has its box's colour"
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "PA", "La", "RGBX"]
+)
+def test_drawing_on_any_kind_of_picture(mode: str) -> None:
+    for size in ((1, 1), (3, 200), (60, 40)):
+        boxes = [Box("two\nlines", -5, -5, 2, 2), Box("é漢🎵" * 99, 0, 0, *size), Point("x", 0.5, 0.5)]
+        drawn = draw_boxes(Image.new(mode, size), boxes)
+        assert (drawn.mode, drawn.size) == ("RGB", size)
+
+
+@pytest.mark.parametrize("suffix", ["", ".txt", ".xbm", ".msp", ".h5", ".heic", ".wmf"])
+def test_a_name_that_no_drawing_can_have_is_told_at_once(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"Call it \.png or \.jpg"):
+        picture_format(tmp_path / f"out{suffix}")
+    with pytest.raises(OutputError, match="no directory"):
+        picture_format(tmp_path / "missing" / "out.png")
+    assert picture_format(tmp_path / "OUT.PNG") == "PNG"
 
 
 def test_drawing_turns_the_picture_as_a_person_sees_it(tmp_path: Path) -> None:
