@@ -26,7 +26,6 @@ SHORT_FILES = {
     "convert/progress.py": "what the writer tells and the command line shows: neither may import the other",
     "gemma4_gguf/__main__.py": "python -m gemma4_gguf",
     "gemma4_gguf/files/read_at.py": "one function that two readers share",
-    "gemma4_gguf/cli/quantize.py": "one file a command",
     "grammars/shipped.py": "the grammars that are files",
 }
 # Function → why it may be longer.

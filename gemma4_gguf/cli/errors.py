@@ -36,7 +36,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 _QUOTES = "'\""
 _OPTION = re.compile(
-    r"(?<![\w./-])(?P<name>[a-z][a-z_]*)(?P<assigned>=(?P<value>'[^']*'|\"[^\"]*\"|None|True|False|…|\d+(?:\.\d+)?)?)?(?![\w(])"
+    r"(?<![\w./-])(?P<name>[a-z][a-z_]*)(?P<assigned>=(?P<value>'[^']*'|\"[^\"]*\"|None|True|False|…|-?\d+(?:\.\d+)?)?)?(?![\w(])"
 )
 _OTHER_NAMES = {"thinking": "think", "projector_type": "mmproj_type"}
 

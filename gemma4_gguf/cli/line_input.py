@@ -13,6 +13,7 @@ from gemma4_gguf.cli.output import hint
 from gemma4_gguf.cli.text_input import stdin_lines, typed
 from gemma4_gguf.errors import OptionError
 
+_ENDS_LINES = 0x801  # version of GNU readline; libedit has a lower one
 FENCE = '"""'
 _PROMPT, _MORE = "› ", "… "
 _COLOURED = "\001\033[1;36m\002{}\001\033[0m\002"  # \001 and \002 keep readline from counting the colours
@@ -23,8 +24,11 @@ def somebody_types() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
-def turns() -> Iterator[str]:
+def turns(*, end_line: bool = True) -> Iterator[str]:
     """Turns as they come: a line, a pasted block, or several lines by a trailing backslash or between fences.
+
+    Args:
+        end_line: end the line that Ctrl-D leaves, where the terminal has not.
 
     Yields:
         Texts that are never empty.
@@ -46,6 +50,8 @@ def turns() -> Iterator[str]:
             hint("\n[dim]", "Ctrl-D or /exit leaves")
             continue
         if line is None:
+            if source is None and end_line:
+                sys.stdout.write("\n")
             break
         if line.strip() == FENCE:
             fenced = not fenced
@@ -73,28 +79,27 @@ def _typed_line(*, more: bool) -> str | None:
         try:
             return typed(input(_COLOURED.format(prompt)), "This line")
         except EOFError:
-            sys.stdout.write("\n")
             return None
         except OptionError as error:
             hint("[red]error:[/] ", str(error))
 
 
 @contextlib.contextmanager
-def history(words: Sequence[str]) -> Iterator[None]:
+def history(words: Sequence[str]) -> Iterator[bool]:
     """Line editing with the turns of earlier conversations, where readline exists.
 
     Args:
         words: what Tab completes at the start of a line; elsewhere it completes names of files.
 
     Yields:
-        Nothing.
+        Whether Ctrl-D leaves its line open: readline with bracketed paste ends it.
     """
     try:
         import readline
     except ImportError:
         readline = None  # type: ignore[assignment]
     if readline is None or not somebody_types():
-        yield
+        yield True
         return
     with contextlib.suppress(AttributeError, OSError):
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
@@ -111,7 +116,7 @@ def history(words: Sequence[str]) -> Iterator[None]:
         readline.parse_and_bind("tab: complete")
         readline.parse_and_bind("set enable-bracketed-paste on")  # which Python turns off
     try:
-        yield
+        yield getattr(readline, "_READLINE_VERSION", 0) < _ENDS_LINES
     finally:
         with contextlib.suppress(OSError, ValueError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

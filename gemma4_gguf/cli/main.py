@@ -12,6 +12,7 @@ from gemma4_gguf import __version__
 from gemma4_gguf.cli import (
     ask,
     chat,
+    completion,
     config,
     convert,
     demo,
@@ -44,6 +45,7 @@ COMMANDS = (
     devices,
     doctor,
     config,
+    completion,
 )
 DEBUG = "GEMMA4_GGUF_DEBUG"
 
@@ -112,7 +114,7 @@ def _run(argv: Sequence[str] | None) -> int:
             parser.print_help(sys.stderr)
             return EXIT_USAGE
         command = parser.subcommands[args.command]
-        args.flags = flags(command)
+        args.parser = parser
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             code: int = args.run(args)

@@ -86,6 +86,6 @@ def flags(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 def _meant(word: str, known: Any) -> str:
     """A question, if something like it is known."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
-    close += [name for name in known if name.startswith(word) and name not in close and len(word) > 2]
+    begun = [name for name in known if name.startswith(word) and len(word) > 3]
+    close = begun or difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""

@@ -20,7 +20,9 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, run, "quantize", "Write a GGUF file again in another type.", DESCRIPTION)
     parser.add_argument("source", metavar="IN.gguf", help="file of type F32, F16, BF16 or Q8_0")
     parser.add_argument("quant", metavar="TYPE", help="such as Q4_K_M; an unknown one lists all")
-    parser.add_argument("-o", "--out", help="file or directory to write (default: beside the source)")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help="file or directory to write (default: beside the source)"
+    )
     add_writing_options(parser)
 
 

@@ -6,7 +6,7 @@ import argparse
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.markup import escape
@@ -17,6 +17,7 @@ from gemma4_gguf.cli.errors import in_words_of_the_command
 from gemma4_gguf.cli.line_input import history, somebody_types, turns
 from gemma4_gguf.cli.options import attachments, given
 from gemma4_gguf.cli.output import hint
+from gemma4_gguf.cli.parser import flags
 from gemma4_gguf.cli.stream import show
 from gemma4_gguf.errors import Gemma4Error
 from gemma4_gguf.options import SamplingOptions
@@ -54,7 +55,7 @@ class Repl:
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
         self._sampling = given(args, SamplingOptions)
-        self._flags: Mapping[str, str] = args.flags
+        self._flags = flags(args.parser.subcommands[args.command])
         self._attached: list[Part] = [*attachments(args)]
         self._commands: dict[str, Callable[[str], None]] = {
             f"/{kind}": functools.partial(self._attach, modality.type)
@@ -81,8 +82,8 @@ class Repl:
             f"[bold]{escape(session.name)}[/][dim]  ",
             f"{', '.join(senses)}  ·  {session.options.n_ctx:,} tokens  ·  /help lists the commands",
         )
-        with history([*self._commands, "/exit"]):
-            for turn in turns():
+        with history([*self._commands, "/exit"]) as open_line:
+            for turn in turns(end_line=open_line):
                 word, _, rest = turn.partition(" ")
                 if word in ("/exit", "/quit"):
                     return

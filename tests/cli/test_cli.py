@@ -135,6 +135,7 @@ def test_every_option_is_a_field_or_a_part_of_the_turn(command: str) -> None:
         "image_tokens",
         "json",
         "schema",
+        "pattern",
         "load",
         "on_full",
         "help",
