@@ -150,6 +150,9 @@ class Generation:
             bare_calls=self._rules.may_call and self._rules.value is None,
         )
         self._stop = StopText(turn.sampling.stop)
+        # Of the value; a thought before it is as long as it gets.
+        value = self._rules.value
+        self._limit = value.max_tokens if value is not None and turn.sampling.max_tokens is None else None
         self._tokens = engine.tokens(self._request(prompt, owner))
 
     def _request(self, prompt: Prompt, owner: object | None) -> TokenRequest:
@@ -188,8 +191,14 @@ class Generation:
             reply = self._parser.finish(finish, self._tokens.usage)
             self.reply = replace(reply, text=self._stop.passed) if self._turn.sampling.stop else reply
         if self._guide is not None:
-            parsed = self._rules.check(self.reply, self._guide, finish, stopped=self._stop.hit)
-            self.reply = replace(self.reply, parsed=parsed)
+            limit = self._limit if self._is_too_long() else None
+            parsed = self._rules.check(self.reply, self._guide, finish, stopped=self._stop.hit, limit=limit)
+            notes = (
+                self._rules.value.warnings(self.reply.text)
+                if parsed is not None and self._rules.value
+                else ()
+            )
+            self.reply = replace(self.reply, parsed=parsed, warnings=(*self.reply.warnings, *notes))
         yield Chunk("end", reply=self.reply)
 
     def _chunks(self, tokens: TokenStream) -> Generator[Chunk, None, FinishReason]:
@@ -204,7 +213,14 @@ class Generation:
                 yield from self._pass(chunk)
                 if self._stop.hit or (chunk.kind == "tool_call" and not self._rules.parallel):
                     return "stop"
+            if self._is_too_long():
+                return "length"
         return tokens.finish_reason
+
+    def _is_too_long(self) -> bool:
+        """The value has more tokens than its schema sensibly needs, and no limit was asked for."""
+        guide, limit = self._guide, self._limit
+        return guide is not None and limit is not None and guide.n_tokens >= limit and not guide.finished
 
     def _stop_belongs_to_value(self) -> bool:
         """A stop text was found that the value needs to be whole, such as the last bracket of JSON."""

@@ -29,7 +29,8 @@ class SamplingOptions:
         min_p: candidates below this share of the best one are dropped, in [0, 1].
         repeat_penalty: > 0; 1 leaves the logits alone.
         seed: draws reproduce for the same seed; None takes a fresh one.
-        max_tokens: tokens of the reply at most, thought included; None runs to the end of the context.
+        max_tokens: tokens of the reply at most, thought included. None lets it go on until the context is
+            full; with a schema, as far as its value sensibly needs.
         stop: texts that end the reply and are not part of it.
         logit_bias: token id to a number added to its logit.
     """
@@ -108,7 +109,7 @@ class TurnOptions(TypedDict, total=False):
             smallest of these that does not shrink it.
         schema: what the text of the reply must be: a Pydantic model or another type, a JSON schema (a dict or
             its text), a list of choices, a Pattern or a compiled regular expression, GBNF text. A thought
-            before it is free.
+            before it is free. A text in it whose length the schema leaves open ends after 2,000 characters.
         special_in_content: control tokens that are spelled in texts, such as "<turn|>", are control tokens.
             Otherwise they are characters in every text of a conversation, its tools and their results, so
             that no page which a tool returns can end a turn: only the template writes control tokens.

@@ -24,6 +24,7 @@ from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Grammar, Text, either
 from gemma4_gguf.grammars.sources import pattern_grammar, schema_grammar, tools_grammar, type_schema
 from gemma4_gguf.options import ToolOptions
+from gemma4_gguf.reply.value_limits import MAX_TEXT, MAX_TOKENS, bounded, sensible_tokens
 from gemma4_gguf.tools.choice import read_tool_choice
 from gemma4_gguf.types import FinishReason, Pattern, Reply
 
@@ -38,11 +39,27 @@ class Constraint:
         kind: what it was made of.
         grammar: texts that are allowed.
         read: text to value; raises ValueError for a text that is not whole.
+        max_tokens: of a reply that says no limit of its own; None leaves it to the context.
     """
 
     kind: Kind
     grammar: Grammar = field(repr=False)
     read: Callable[[str], Any] = field(repr=False)
+    max_tokens: int | None = MAX_TOKENS
+
+    def warnings(self, text: str) -> tuple[str, ...]:
+        """What there is to say about a finished reply.
+
+        Args:
+            text: what the model wrote, its thought left out.
+
+        Returns:
+            A sentence if a text in it was ended for its length, which the schema does not say.
+        """
+        if self.kind not in ("type", "schema") or len(text) < MAX_TEXT or not _has_longest(json.loads(text)):
+            return ()
+        said = f"A text was ended after {MAX_TEXT} characters"
+        return (f"{said}: its schema says no length. Give one (maxLength, max_length) if it may be longer.",)
 
     def parse(self, text: str) -> Any:
         """The value of a finished reply.
@@ -97,14 +114,14 @@ def as_constraint(schema: Any) -> Constraint:
             raise SchemaError(f"Pattern({schema.regex!r}) is no text; give re.compile(…) itself")
         return Constraint("pattern", pattern_grammar(schema.regex), str)
     if isinstance(schema, Mapping):
-        return Constraint("schema", schema_grammar(schema), json.loads)
+        return _from_schema("schema", schema, json.loads)
     if isinstance(schema, (list, tuple, set, frozenset, range)):
         return _choices(schema)
     if isinstance(schema, PurePath):
         raise SchemaError(f"{str(schema)!r} is the name of a file; give what it holds: Path(…).read_text()")
     if schema is None or isinstance(schema, (bool, int, float, bytes, bytearray)):
         raise SchemaError(f"{schema!r} is no schema: give {_WAYS}")
-    return Constraint("type", schema_grammar(type_schema(schema)), TypeAdapter(schema).validate_json)
+    return _from_schema("type", type_schema(schema), TypeAdapter(schema).validate_json)
 
 
 _WAYS = "a type, a JSON schema (dict or text), a list of choices, Pattern('…'), re.compile('…') or GBNF text"
@@ -128,6 +145,10 @@ def _from_text(text: str) -> Constraint:
     if not isinstance(value, (dict, list)):
         raise SchemaError(f"the JSON text {_shortened(text)!r} is no schema and no list of choices")
     return as_constraint(value)
+
+
+def _from_schema(kind: Kind, schema: Mapping[str, Any], read: Callable[[str], Any]) -> Constraint:
+    return Constraint(kind, schema_grammar(bounded(schema)), read, sensible_tokens(schema))
 
 
 def tool_constraint(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Constraint:
@@ -158,6 +179,20 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:100]} … {text[-100:]}"
 
 
+def _has_longest(value: Any) -> bool:
+    """Whether a text of the greatest length that is given by default is anywhere in a value."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+        elif isinstance(part, str) and len(part) == MAX_TEXT:
+            return True
+    return False
+
+
 def _choices(choices: Iterable[Any]) -> Constraint:
     values: dict[str, Any] = {}
     for choice in choices:
@@ -177,7 +212,7 @@ def _choices(choices: Iterable[Any]) -> Constraint:
             raise ValueError(text)
         return values[text]
 
-    return Constraint("choices", Grammar({"root": either(*map(Text, values))}), read)
+    return Constraint("choices", Grammar({"root": either(*map(Text, values))}), read, max_tokens=None)
 
 
 @dataclass(frozen=True)
@@ -228,7 +263,15 @@ class ReplyRules:
             return self.value.grammar, calls, start
         return calls, None, "at_call"
 
-    def check(self, reply: Reply, guide: Guide, finish: FinishReason, *, stopped: bool = False) -> Any:
+    def check(
+        self,
+        reply: Reply,
+        guide: Guide,
+        finish: FinishReason,
+        *,
+        stopped: bool = False,
+        limit: int | None = None,
+    ) -> Any:
         """Reads a reply that has ended.
 
         Args:
@@ -236,6 +279,7 @@ class ReplyRules:
             guide: that was followed.
             finish: why drawing ended.
             stopped: a stop text ended its text, which is shorter than what was drawn.
+            limit: the tokens after which it was ended, where none were asked for; None if it was not.
 
         Returns:
             The value; None for a reply that calls tools, or that no schema was given for.
@@ -251,7 +295,7 @@ class ReplyRules:
         else:
             whole = guide.finished if finish == "length" else guide.complete
         if not whole:
-            raise cut(reply)
+            raise cut(reply, limit)
         if reply.tool_calls or self.value is None:
             return None
         return self.value.parse(reply.text if stopped else guide.text)
@@ -289,17 +333,23 @@ def reply_rules(
     return ReplyRules(value, calls, must_call=must_call, parallel=parallel)
 
 
-def cut(reply: Reply) -> IncompleteReplyError:
+def cut(reply: Reply, limit: int | None = None) -> IncompleteReplyError:
     """The error of a reply that ended too early.
 
     Args:
         reply: what there is of it.
+        limit: the tokens that its schema sensibly needs, where these ran out; None if not.
 
     Returns:
         The error to raise.
     """
     ran_out = reply.finish_reason == "length"
     why = "Allow more tokens (max_tokens, n_ctx)." if ran_out else "A stop text ended it; choose another."
+    if limit is not None:
+        why = (
+            f"That is {limit} tokens, more than its schema should need: the model may be repeating itself. "
+            "Set max_tokens, or give texts and lists a length (maxLength, maxItems)."
+        )
     in_thought = ran_out and not reply.text and reply.thinking
     where = "in its thought" if in_thought else f"at {_shortened(reply.text)!r}"
     return IncompleteReplyError(f"The reply was cut off {where}. {why}", text=reply.text, reply=reply)

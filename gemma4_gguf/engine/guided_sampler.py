@@ -196,6 +196,11 @@ class Guide:
         return matcher.try_consume_tokens(tokens) == len(tokens) and bool(matcher.is_accepting())
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens of the value so far; a tool call in its place counts as none."""
+        return 0 if self._free or self._matcher is self._calls else len(self._written)
+
+    @property
     def finished(self) -> bool:
         """What was written so far is a whole reply, and nothing can be added to it."""
         if not self.complete or self._free:
