@@ -19,20 +19,24 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma4_gguf.errors import TemplateError
 from gemma4_gguf.special_tokens import CHANNEL_CLOSE, CHANNEL_OPEN, TURN_OPEN, any_of
+from gemma4_gguf.templates.limits import MAX_TEMPLATE, LimitedEnvironment, instrument, limited
 
 Size = Literal["small", "large"]
-# What the expressions of a foreign template can run into.
+# What compiling a foreign template, and its expressions, can run into.
 _FOREIGN = (
     jinja2.TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     MemoryError,
+    NameError,
+    NotImplementedError,
     RecursionError,
+    SyntaxError,
     TypeError,
     ValueError,
 )
@@ -114,7 +118,8 @@ class Renderer:
             TemplateError: the template refuses the conversation.
         """
         try:
-            return self.template.render(
+            return limited(
+                self.template.render,
                 messages=list(messages),
                 tools=list(tools) if tools else None,
                 enable_thinking=enable_thinking,
@@ -214,11 +219,16 @@ def _read(size: str) -> str:
 
 @lru_cache(maxsize=32)
 def _compile(template_text: str, marks: tuple[tuple[str, str], ...]) -> jinja2.Template:
+    if len(template_text) > MAX_TEMPLATE:
+        raise TemplateError(
+            f"the chat template has {len(template_text):,} characters; expected at most {MAX_TEMPLATE:,}. "
+            "Use one of the shipped templates (gemma4_gguf.templates.load)."
+        )
     try:
         tree = _environment().parse(template_text)
         _put_marks(tree, dict(marks))
-        return _environment().from_string(tree)
-    except (jinja2.TemplateSyntaxError, RecursionError) as error:
+        return _environment().from_string(instrument(tree))
+    except _FOREIGN as error:
         line = f" (line {error.lineno})" if isinstance(error, jinja2.TemplateSyntaxError) else ""
         raise TemplateError(
             f"the chat template is not valid jinja: {error}{line}. "
@@ -236,11 +246,12 @@ def _put_marks(tree: nodes.Template, marks: Mapping[str, str]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> LimitedEnvironment:
+    environment = LimitedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.filters["tojson"] = _tojson
+    environment.charge_filters()
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     environment.globals["namespace"] = _Namespace
@@ -260,7 +271,7 @@ def _tojson(
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(f"the chat template refuses this conversation: {message}")
+    raise TemplateError(f"the chat template refuses this conversation: {str(message)[:1000]}")
 
 
 def _strftime_now(pattern: str) -> str:

@@ -172,6 +172,96 @@ def test_refusals_are_typed(text, message):
         Renderer(text).render([user("Hi")])
 
 
+BIG = "{% set x = 'ab' * 1000000 %}"
+GROW = "{% set ns = namespace(x=['a']) %}{% for i in range(60) %}{% set ns.x = "
+TOO_MUCH = {
+    "range": "{% for i in range(10**9) %}{% endfor %}",
+    "nested loops": "{% for i in range(9999) %}" * 3 + "{% endfor %}" * 3,
+    "loops without a body": "{% for i in ['a' * 9999] * 999 %}{% for j in i if 0 %}{% endfor %}{% endfor %}"
+    * 9,
+    "recursive loop": "{% for i in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}",
+    "macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}"
+    "{% endmacro %}{{ f(60) }}",
+    "blocks": "".join(
+        f"{{% block b{i} %}}{{{{ self.b{i + 1}() }}}}{{{{ self.b{i + 1}() }}}}{{% endblock %}}"
+        for i in range(40)
+    )
+    + "{% block b40 %}x{% endblock %}",
+    "text of a loop": "{% for i in range(99999) %}" + "x" * 100_000 + "{% endfor %}",
+    "times": "{{ 'a' * 10**10 }}",
+    "times a list": "{{ 10**9 * [0] }}",
+    "power": "{{ 2 ** 999999999 }}",
+    "squares": "{% set ns = namespace(x=9) %}{% for i in [1] * 60 %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "plus": GROW + "ns.x + ns.x %}{% endfor %}",
+    "tilde": GROW + "ns.x ~ ns.x %}{% endfor %}",
+    "set block": "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x %}{{ ns.x }}{{ ns.x }}"
+    "{% endset %}{% endfor %}",
+    "lists in lists": GROW + "[ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "tuples in tuples": GROW + "(ns.x, ns.x) %}{% endfor %}{{ ns.x | tojson }}",
+    "dicts in dicts": GROW + "{'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x == 1 }}",
+    "dict()": GROW + "dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x | tojson }}",
+    "namespaces": "{% set a = namespace(x=1) %}" + "{% set a = namespace(x=a, y=a) %}" * 60 + "{{ a }}",
+    "center": "{{ 'a' | center(10**9) }}",
+    "center method": "{{ 'a'.center(10**9) }}",
+    "zfill": "{{ 'a'.zfill(10**9) }}",
+    "expandtabs": "{{ '\t\t'.expandtabs(10**9) }}",
+    "indent": "{% set x = 'a\\n' * 100000 %}{{ x | indent(10**6) }}",
+    "format": "{{ '%1000000000d' | format(1) }}",
+    "format method": "{{ '{:1000000000}'.format(1) }}",
+    "format, found by name": "{{ ('{:1000000000}' | attr('format'))(1) }}",
+    "format, width given": "{{ '{:{}}'.format(1, 10**9) }}",
+    "percent": "{{ '%1000000000d' % 1 }}",
+    "percent, width given": "{{ '%*d' % (10**9, 1) }}",
+    "replace": BIG + "{{ x | replace('a', x) }}",
+    "replace method": BIG + "{{ x.replace('', x) }}",
+    "join a stream": BIG + "{{ range(9999) | map('string') | join(x) }}",
+    "join": BIG + "{{ range(9999) | join(x) }}",
+    "translate": BIG + "{{ x.translate({97: x}) }}",
+    "round": "{{ 5 | round(-10**9) }}",
+    "tojson": "{{ messages | tojson(indent=10**9) }}",
+    "long tojson": BIG + "{% for i in range(100) %}{{ [x, x, x] | tojson }}{% endfor %}",
+    "batch": "{{ [1] | batch(10**9, 'x') | list }}",
+    "slice": "{{ [1] | slice(10**9) | list }}",
+    "lipsum": "{{ lipsum(n=10**7) }}",
+    "too long": "x" * 10**6,
+}
+
+
+@pytest.mark.parametrize("text", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_template_that_wants_too_much_is_stopped(text, monkeypatch):
+    monkeypatch.setattr("gemma4_gguf.templates.limits.MAX_SECONDS", 0.2)
+    with pytest.raises(TemplateError, match=r"stopped|too big|recursion|undefined|expected at most"):
+        Renderer(text).render([user("Hi")])
+
+
+UNREADABLE = {
+    "nested too deeply": "{% for i in [1] %}" * 25 + "{% endfor %}" * 25,
+    "break outside": "{% break %}",
+    "arguments twice": "{% macro f(a, a) %}{% endmacro %}",
+    "keyword twice": "{{ f(a=1, a=2) }}",
+    "block twice": "{% block a %}{% endblock %}" * 2,
+    "brackets": "{{ " + "[" * 5000,
+    "sum": "{{ " + "1+" * 5000 + "1 }}",
+    "elif": "{% if 0 %}" + "{% elif 0 %}" * 3000 + "{% endif %}",
+    "digits": "{{ " + "9" * 5000 + " }}",
+    "infinite": "{{ 1e999 }}",
+    "filter": "{{ 1 | nothing }}",
+    "include": "{% include 'a' %}",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_whatever_jinja_cannot_compile_is_typed(text):
+    with pytest.raises(TemplateError):
+        Renderer(text).render([user("Hi")])
+
+
+def test_long_conversations_are_within_the_limits():
+    messages = [user("word " * 2000), {"role": "assistant", "content": "word " * 2000}] * 50
+    assert len(render(messages)) > 1_000_000
+
+
 def test_malformed_messages_are_typed():
     for messages in ([{"content": "no role"}], [user(["text"])], ["Hi"]):
         with pytest.raises(TemplateError):
