@@ -150,8 +150,9 @@ def modality_of(value: object) -> Modality | None:
     return next((modality for modality in MODALITIES.values() if isinstance(value, modality.type)), None)
 
 
-ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
-"""A tool: an OpenAI dict, a Pydantic type, a Python function."""
+ToolLike = Mapping[str, Any] | BaseModel | type[BaseModel] | Callable[..., Any]
+"""A tool: a Python function; a Pydantic type; a dict as OpenAI, Anthropic, MCP, Ollama or Gemini have it, or
+an object of Pydantic that holds the same."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,21 @@ _KEYWORDS |= {"not", "if", "then", "else", "contains", "const", "discriminator",
 _KEYWORDS |= {"dependentSchemas", "dependentRequired", "additionalItems", "unevaluatedProperties"}
 _KEYWORDS |= {"unevaluatedItems", "minProperties", "maxProperties"}
 
+# What keywords hold, and what the lists among them hold.
+_SCHEMAS = (list, (dict, bool))
+_HOLDS: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(("properties", "patternProperties"), (dict, object)),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _SCHEMAS),
+    **dict.fromkeys(("additionalProperties", "additionalItems"), ((dict, bool), object)),
+    "items": ((list, dict, bool), (dict, bool)),
+    "type": ((str, list), str),
+    "required": ((list, bool), str),
+    "enum": (list, object),
+    "nullable": (bool, object),
+    "description": (str, object),
+    "$ref": (str, object),
+}
+
 Form = dict[str, Any]
 
 
@@ -111,8 +126,10 @@ class _Printer:
         self.count += 1
         if self.count > _TOO_MANY and isinstance(schema, Mapping):
             return _outline(schema)
+        if isinstance(schema, bool):
+            return _anything({}) if schema else {"type": "null"}
         if not isinstance(schema, Mapping):
-            return {"type": "null"} if schema is False else _anything({})
+            raise ToolError(f"{json.dumps(schema)[:80]} is no schema; expected a dict")
         schema, inside = self._flat(schema, inside)
         for word in ("anyOf", "oneOf"):
             branches = schema.get(word)
@@ -228,7 +245,7 @@ class _Printer:
 
     def _flat(self, schema: Mapping[str, Any], inside: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
         """A schema without $ref and allOf at its top, and the references that led to it."""
-        flat = dict(schema)
+        flat = _checked(schema)
         while True:
             if "$ref" in flat:
                 flat, inside = self._followed(flat, inside)
@@ -250,7 +267,7 @@ class _Printer:
             return _both(rest, {"type": "null"} if target is False else {}), inside
         if ref not in inside and (self.count <= _MANY or ref not in self.shown):
             self.shown.add(ref)
-            return _both(rest, _without(target, "title")), (*inside, ref)
+            return _both(rest, _checked(_without(target, "title"))), (*inside, ref)
         properties = target.get("properties")
         words = f" ({', '.join(properties)})" if isinstance(properties, Mapping) and properties else ""
         again = f"Again {ref.rpartition('/')[2] if ref != '#' else 'the arguments'}{words}."
@@ -260,6 +277,24 @@ class _Printer:
             **rest,
             "description": _described(_text(rest.get("description")), again),
         }, inside
+
+
+def _checked(schema: Mapping[str, Any]) -> Form:
+    """A copy of a schema whose keywords hold what they may; one that is null is not there."""
+    out = {}
+    for word, value in schema.items():
+        allowed, inner = _HOLDS.get(word, (object, object))
+        if value is None and word in _HOLDS:
+            continue
+        listed = value if isinstance(value, list) else []
+        if (
+            not isinstance(value, allowed)
+            or (word, value) == ("type", "")
+            or not all(isinstance(one, inner) for one in listed)
+        ):
+            raise ToolError(f"{word} is {json.dumps(value)[:80]}, which JSON Schema does not know there")
+        out[word] = value
+    return out
 
 
 def _both(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def as_tools(tools: Sequence[ToolLike | Tool] | None) -> tuple[Tool, ...]:
         return ()
     if isinstance(tools, Mapping) and isinstance(tools.get("tools"), Sequence):
         raise ToolError(f'tools is a dict that holds "tools"; {_EXPECTED}: give that list.')
-    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, (Sequence, set, frozenset)):
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
         raise ToolError(f"tools is a {type(tools).__name__}; {_EXPECTED}.")
     read = tuple(tool for i, given in enumerate(tools) for tool in _as_tools(given, f"tools[{i}]"))
     names = [tool.name for tool in read]
@@ -97,6 +97,9 @@ def as_tools(tools: Sequence[ToolLike | Tool] | None) -> tuple[Tool, ...]:
 
 def _as_tools(tool: Any, where: str) -> list[Tool]:
     if isinstance(tool, Tool):
+        if "shown" in vars(tool):  # it was read before
+            return [tool]
+        openai_forms(tool.declaration, where)
         found = [tool]
     elif isinstance(tool, Mapping):
         found = [_from_form(form["function"]) for form in openai_forms(tool, where)]
@@ -156,9 +159,9 @@ def _from_function(function: Callable[..., Any], where: str) -> Tool:
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise ToolError(f"{where}: {name} yields; a tool returns its result. Return a list instead.")
     said = inspect.getdoc(called) or (is_object and inspect.getdoc(inner)) or ""
-    text = docstring_parser.parse(
-        "" if said.startswith(f"{name}(") else said
-    )  # the automatic one of a dataclass
+    if said.startswith(f"{name}("):  # what a dataclass says of itself when nobody else does
+        said = ""
+    text = docstring_parser.parse(said)
     described = {parameter.arg_name: parameter.description for parameter in text.params}
     try:
         hints = get_type_hints(called, include_extras=True)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from gemma4_gguf import grammars, parse_reply
 from gemma4_gguf.errors import SchemaError, ToolError
-from gemma4_gguf.tools import as_tools
+from gemma4_gguf.tools import Tool, as_tools
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FUNCTION = {"name": "weather", "description": "Weather.", "parameters": SCHEMA}
@@ -239,6 +239,11 @@ def test_what_would_be_lost_is_refused(tool: Any, said: str) -> None:
         ({"tools": [CANONICAL]}, "give that list"),
         (Weather, "expected a list"),
         ((tool for tool in [CANONICAL]), "a generator; expected a list"),
+        ({"weather"}, "a set; expected a list"),
+        ([Tool(7, "", {})], "names no function"),  # type: ignore[arg-type]
+        ([Tool("f", "", [1])], "parameters is a list"),  # type: ignore[arg-type]
+        ([Tool("f", "", {"type": "string"})], "declared as string"),
+        ([Tool("f g", "", {})], "no tool name"),
         ([CANONICAL, FUNCTION], "name 'weather'"),
     ],
 )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import datetime
 import functools
 import json
 import os
 import sqlite3
 import sys
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
+from typing_extensions import TypedDict
 
 from gemma4_gguf.errors import ToolError
 from gemma4_gguf.tools import Tool, as_tools, run_call
@@ -251,6 +255,60 @@ def test_a_declaration_that_the_function_does_not_fit_is_the_programmers() -> No
 def test_arguments_that_were_not_declared_are_the_models(arguments: dict[str, int], said: str) -> None:
     result = call(Tool("f", "", SCHEMA, run=lambda x: x), **arguments)
     assert result.failed and said in result.content
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str
+
+
+class Bag(TypedDict):
+    n: int
+
+
+@functools.lru_cache
+def cached(x: int) -> int:
+    """Cached."""
+    return x
+
+
+def test_arguments_come_in_the_types_of_the_hints() -> None:
+    def kinds(
+        pair: Pair,
+        bag: Bag,
+        many: set[int],
+        day: datetime.date,
+        where: Path,
+        part: deque[int],
+        *,
+        flag: bool = False,
+    ) -> list[str]:
+        return [type(one).__name__ for one in (pair, bag, many, day, where, part, flag)]
+
+    given = {
+        "pair": [1, "x"],
+        "bag": {"n": "3"},
+        "many": [1, 1],
+        "day": "2026-07-01",
+        "where": "a/b",
+        "part": [1],
+    }
+    found = json.loads(call(kinds, **given).content)
+    assert found == ["Pair", "dict", "set", "date", type(Path()).__name__, "deque", "bool"]
+    assert call(cached, x="3").content == "3"
+
+
+def digit(value: int) -> int:
+    if value > 9:
+        raise ValueError("more than nine")
+    return value
+
+
+def test_a_validator_that_refuses_is_told() -> None:
+    def f(x: Annotated[int, AfterValidator(digit)]) -> int:
+        return x
+
+    assert "x: Value error, more than nine" in call(f, x=10).content
 
 
 def test_a_type_is_validated_once() -> None:

@@ -113,6 +113,11 @@ AB = '{enum:["a","b"],type:"STRING"}'
         ({}, '{description:"Any JSON value.",type:"STRING"}'),
         (True, '{description:"Any JSON value.",type:"STRING"}'),
         ({"minLength": 2}, '{type:"STRING"}'),
+        (
+            {"type": "integer", "enum": None, "items": None, "nullable": None, "$ref": None},
+            '{type:"INTEGER"}',
+        ),
+        ({"type": "integer", "required": True}, '{type:"INTEGER"}'),
         ({"minimum": 2}, '{type:"NUMBER"}'),
         ({"items": {"type": "integer"}}, '{items:{type:"INTEGER"},type:"ARRAY"}'),
         ({"properties": {"a": {"type": "integer"}}}, '{properties:{a:{type:"INTEGER"}},type:"OBJECT"}'),
@@ -314,6 +319,18 @@ def test_every_schema_is_shown_with_known_types(properties: dict[str, Any]) -> N
         (obj(x={"$ref": "#/$defs/gone"}), "leads to nothing"),
         ({"type": "string"}, "declared as string; expected an object"),
         ({"type": "array", "items": {}}, "declared as array"),
+        *(
+            (obj(x={"type": kind}), f"type is {re.escape(json.dumps(kind))}")
+            for kind in (5, "", [[]], [None], {})
+        ),
+        *(
+            (obj(x={word: 5}), f"{re.escape(word)} is 5")
+            for word in ("properties", "enum", "anyOf", "allOf", "items", "$ref", "description")
+        ),
+        (obj(x={"type": "object", "required": [{}]}), "required is"),
+        (obj(x={"oneOf": ["a"]}), "oneOf is"),
+        (obj(x="string"), '"string" is no schema'),
+        (obj(x=None), "null is no schema"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_by_name(schema: Any, said: str) -> None:
