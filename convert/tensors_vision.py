@@ -97,7 +97,7 @@ def axis_first(parts: Sequence[SourceTensor]) -> tuple[tuple[int, ...], RawType,
     def read(start: int, stop: int) -> np.ndarray:
         wanted = np.arange(start, stop)
         rows = wanted % positions * axes + wanted // positions
-        first = int(rows.min())
-        return tensor.read(first, int(rows.max()) + 1)[rows - first]
+        first = int(np.min(rows))
+        return tensor.read(first, int(np.max(rows)) + 1)[rows - first]
 
     return (axes, positions, width), tensor.raw_type, read

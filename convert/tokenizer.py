@@ -24,6 +24,7 @@ from gemma4_gguf.special_tokens import MARKER_TEXT
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ADDED_TOKENS = "added_tokens.json"  # of older transformers
 
 # llama.cpp's token types (llama.h, llama_token_type).
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
@@ -76,17 +77,10 @@ def read_vocabulary(checkpoint: Checkpoint, n_rows: int) -> Vocabulary:
         CheckpointError: no file, another kind of tokenizer, ids with holes, more tokens than rows, or text
             that llama.cpp would read as other ids.
     """
-    tokenizer = checkpoint.json(TOKENIZER, MAX_TOKENIZER)
     where = str(checkpoint.directory / TOKENIZER)
-    if tokenizer is None:
-        raise CheckpointError(f"{where} is missing. Save the tokenizer with transformers, which writes it.")
-    model = tokenizer.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
-        raise CheckpointError(f"{where} is no BPE tokenizer with byte fallback, so it is not Gemma's.")
+    tokenizer, model = _parsed(checkpoint, where)
     settings = checkpoint.json(TOKENIZER_CONFIG) or {}
-    vocab = model.get("vocab")
-    if not isinstance(vocab, dict):
-        raise CheckpointError(f"{where} has no vocabulary. Download it again.")
+    vocab = model["vocab"]
     added = _added_tokens(tokenizer, where)
     added_ids = {token["content"]: token["id"] for token in added}
     marked = {token["content"] for token in added if token.get("special")}
@@ -96,7 +90,10 @@ def read_vocabulary(checkpoint: Checkpoint, n_rows: int) -> Vocabulary:
             f"{where} has {len(tokens)} tokens, but the embedding has {n_rows} rows. "
             "Tokens were added without resizing the embedding; use the model's own tokenizer."
         )
-    control = marked | _named_special(settings)
+    ids = vocab | added_ids
+    _check_listed(settings, checkpoint.json(ADDED_TOKENS) or {}, ids, where)
+    named = _named_special(settings)
+    control = marked | named
     types = [_type(token, control, token in vocab) for token in tokens]
     merges = _merges(model.get("merges"), where)
     special = _special_ids(settings, checkpoint.config, added_ids, n_rows)
@@ -105,9 +102,14 @@ def read_vocabulary(checkpoint: Checkpoint, n_rows: int) -> Vocabulary:
             f"{where}: no token is said to begin a text. Set bos_token in {TOKENIZER_CONFIG}; "
             "Gemma's is <bos>."
         )
-    ranks = {tuple(merge.split(" ", 1)): rank for rank, merge in enumerate(merges)}
-    bpe = Bpe(vocab | added_ids, ranks)  # type: ignore[arg-type]
+    parted = ((merge, merge.index(" ", 1)) for merge in merges)  # as llama.cpp parts them
+    bpe = Bpe(ids, {(merge[:at], merge[at + 1 :]): rank for rank, (merge, at) in enumerate(parted)})
     notes = check_tokenizer(tokenizer, bpe, special, where)
+    if unknown := sorted(named - ids.keys()):
+        notes.append(
+            f"{TOKENIZER_CONFIG} names {shown(unknown[0])} ({len(unknown)} in all), which {TOKENIZER} does "
+            "not have. transformers would make it a new token; here it stays text."
+        )
     tokens += [f"[PAD{index}]" for index in range(len(tokens), n_rows)]
     types += [UNUSED] * (n_rows - len(types))
     return Vocabulary(
@@ -150,6 +152,19 @@ def vocabulary_fields(vocabulary: Vocabulary, templates: dict[str, str]) -> list
 # Tokens
 
 
+def _parsed(checkpoint: Checkpoint, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """tokenizer.json and its model."""
+    tokenizer = checkpoint.json(TOKENIZER, MAX_TOKENIZER)
+    if tokenizer is None:
+        raise CheckpointError(f"{where} is missing. Save the tokenizer with transformers, which writes it.")
+    model = tokenizer.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("byte_fallback"):
+        raise CheckpointError(f"{where} is no BPE tokenizer with byte fallback, so it is not Gemma's.")
+    if not isinstance(model.get("vocab"), dict):
+        raise CheckpointError(f"{where} has no vocabulary. Download it again.")
+    return tokenizer, model
+
+
 def _added_tokens(tokenizer: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
     added = tokenizer.get("added_tokens") or []
     if not isinstance(added, list):
@@ -161,6 +176,29 @@ def _added_tokens(tokenizer: Mapping[str, Any], where: str) -> list[Mapping[str,
                 f"{where}: an added token lacks content or id: {shown(token)}. Download it again."
             )
     return added
+
+
+def _check_listed(
+    settings: Mapping[str, Any], older: Mapping[str, Any], ids: Mapping[str, Any], where: str
+) -> None:
+    """Tokens that other files list with their ids; transformers adds those that tokenizer.json lacks.
+
+    Raises:
+        CheckpointError: tokenizer.json gives one another id, or none.
+    """
+    listed = [(token, index) for token, index in older.items() if type(index) is int]
+    decoder = settings.get("added_tokens_decoder")
+    for index, token in decoder.items() if isinstance(decoder, dict) else ():
+        content = _text(token)
+        if content and index.isdecimal() and len(index) < 10:
+            listed.append((content, int(index)))
+    for token, index in listed:
+        if ids.get(token) != index:
+            raise CheckpointError(
+                f"{where}: {shown(token)} has the id {index} in {TOKENIZER_CONFIG} or {ADDED_TOKENS} and "
+                f"{'none' if token not in ids else shown(ids[token])} here. Load and save the tokenizer with "
+                "transformers, which writes both alike."
+            )
 
 
 def _in_order(vocab: Mapping[str, Any], added: Mapping[str, int], where: str) -> list[str]:

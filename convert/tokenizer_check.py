@@ -254,11 +254,11 @@ class _Check:
 
     def _crosses(self, mark: str, behavior: Any) -> bool:
         """Whether a merge joins what a cut at a mark keeps apart."""
-        ends: dict[Any, Callable[[str], str]] = {
+        ends: dict[str, Callable[[str], str]] = {
             "MergedWithPrevious": lambda token: token[:-1],
             "MergedWithNext": lambda token: token[1:],
         }
-        inner = ends.get(behavior)
+        inner = ends.get(str(behavior))
         return inner is None or any(mark in inner(left + right) for left, right in self._bpe.ranks)
 
     def _compare(self, what: str, own: Callable[[str], list[int]], more: Any) -> Iterator[str]:

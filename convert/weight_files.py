@@ -60,11 +60,12 @@ def read_weights(
 
 def _chosen(directory: Path, index: Mapping[str, Any] | None) -> Mapping[Path, set[str] | None]:
     """Each file in reading order, with the tensor names that the index, if any, places there."""
-    indexed = None if index is None else _placed(directory, index)
     whole = directory / WHOLE
-    if whole.exists() and (indexed is None or whole not in indexed):
+    places = index.get("weight_map") if index is not None else None
+    if whole.exists() and not (isinstance(places, dict) and WHOLE in places.values()):
         return {whole: None}
-    if indexed is not None:
+    if index is not None:
+        indexed = _placed(directory, index)
         _require_all(directory, indexed)
         return dict(indexed)
     files = sorted(_candidates(directory))

@@ -167,7 +167,7 @@ def list_files(repo: Repo) -> Listing:
         etag = item.lfs.sha256 if item.lfs else item.blob_id
         # Names and hashes become paths of the cache.
         if type(item.size) is int and item.size >= 0 and _is_hash(etag) and _is_inside(item.rfilename):
-            files[item.rfilename] = RemoteFile(item.rfilename, item.size, etag)
+            files[item.rfilename] = RemoteFile(item.rfilename, item.size, str(etag))
     return Listing(str(info.sha), files)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,8 @@ def one_shard_of_two(directory: Path) -> None:
 
 def index_with(weight_map: Any) -> Callable[[Path], None]:
     def write(directory: Path) -> None:
+        if weight_map is None or "model.safetensors" not in weight_map.values():
+            (directory / "model.safetensors").rename(directory / "one.safetensors")
         (directory / INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
     return write
@@ -148,6 +151,25 @@ def index_with(weight_map: Any) -> Callable[[Path], None]:
 def same_tensor_twice(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "model_1.safetensors")
     tiny.write_safetensors(directory / "model_2.safetensors", {"a": SMALL["a"]})
+
+
+def two_files_of_any_name(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "one.safetensors")
+    tiny.write_safetensors(directory / "two.safetensors", {"z": SMALL["a"]})
+
+
+def two_sets_of_shards(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")
+    tiny.write_safetensors(directory / "model-00001-of-00002.safetensors", {"z": SMALL["a"]})
+
+
+def index_of_others(directory: Path) -> None:
+    (directory / INDEX).write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+
+
+def link(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    (directory / name).symlink_to("nowhere")
 
 
 HERE = dict.fromkeys(SMALL, "model.safetensors")
@@ -166,7 +188,56 @@ DIRECTORIES: list[tuple[Callable[[Path], Any], str]] = [
     (index_with(HERE | {"e": "model.safetensors"}), r"lacks 1 tensors .*: e"),
     (index_with({"a": "model.safetensors"}), r"holds 3 tensors .*: b, c, d"),
     (index_with({"a": "../model.safetensors"}), r"not a file of this directory"),
+    (index_with({"a": ".."}), r"is a directory; expected a file"),
+    (index_with({"a": "x\0"}), r"not a file of this directory"),
+    (index_with({"a": ["one.safetensors"]}), r"not a file of this directory|are missing"),
+    (lambda d: (d / "model.safetensors").rename(d / "adapter_model.safetensors"), r"LoRA adapter"),
+    (two_files_of_any_name, r"2 weight files and nothing that says"),
+    (two_sets_of_shards, r"no complete set of shards"),
+    (lambda d: link(d, "model.safetensors"), r"model\.safetensors is not there\. Is it a link"),
 ]
+
+
+OTHERS: dict[str, Callable[[Path], Any]] = {
+    "an index of other files": index_of_others,
+    "consolidated": lambda d: (d / "consolidated.safetensors").write_bytes(b"twice"),
+    "shards": lambda d: (d / "model-00001-of-00002.safetensors").write_bytes(b"stale"),
+    "a variant": lambda d: (d / "model.fp16.safetensors").write_bytes(b"again"),
+    "an adapter": lambda d: (d / "adapter_model.safetensors").write_bytes(b"adapter"),
+    "an optimizer": lambda d: (d / "optimizer.safetensors").write_bytes(b"state"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_else_lies_there_is_not_read(small: Path, other: str) -> None:
+    OTHERS[other](small)
+    found = open_checkpoint(small)
+    assert list(found.tensors) == ["a", "b", "c", "d"]
+    said = " ".join(found.notes)
+    assert ("Not read" in said) == any(word in other for word in ("consolidated", "shards", "variant"))
+
+
+def test_shards_beside_a_consolidated_file_are_counted_once(
+    checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(checkpoint("31b", shards=3), tmp_path / "model"))
+    shutil.copy(checkpoint("31b") / "model.safetensors", copied / "consolidated.safetensors")
+    whole = set(open_checkpoint(checkpoint("31b")).tensors)
+    assert set(open_checkpoint(copied).tensors) == whole
+    (copied / INDEX).unlink()
+    assert set(open_checkpoint(copied).tensors) == whole
+
+
+def test_weights_of_any_one_name_are_taken(small: Path) -> None:
+    (small / "model.safetensors").rename(small / "consolidated.safetensors")
+    assert list(open_checkpoint(small).tensors) == ["a", "b", "c", "d"]
+    (small / "consolidated.safetensors").rename(small / "gemma-00001-of-00001.safetensors")
+    assert list(open_checkpoint(small).tensors) == ["a", "b", "c", "d"]
+
+
+def test_adapter_files_beside_whole_weights_are_said(small: Path) -> None:
+    (small / "adapter_config.json").write_text("{}")
+    assert "without it" in open_checkpoint(small).notes[0]
 
 
 @pytest.mark.parametrize(("spoil", "message"), DIRECTORIES, ids=[message for _, message in DIRECTORIES])

@@ -169,6 +169,29 @@ def test_an_unusable_tokenizer_is_refused(directory: Path, values: dict[str, Any
         plan_model(source)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"11": {"content": "<mine>", "special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"6": {"content": "a"}}}),
+        ("added_tokens.json", {"<mine>": 11}),
+        ("added_tokens.json", {"a": 6}),
+    ],
+)
+def test_tokens_that_other_files_number_otherwise_are_refused(
+    directory: Path, file: str, content: dict[str, Any]
+) -> None:
+    with_tokenizer(directory)
+    change(directory / file, **content)
+    with pytest.raises(CheckpointError, match=r"has the id (11|6) in .* and (none|5) here"):
+        read_vocabulary(open_checkpoint(directory), 20)
+
+
+def test_special_tokens_that_are_no_tokens_are_said(directory: Path) -> None:
+    notes = read_vocabulary(with_tokenizer(directory, {"extra_special_tokens": ["<mine>", "a"]}), 11).notes
+    assert any("names <mine> (1 in all)" in note for note in notes)
+
+
 def test_no_tokenizer_at_all(directory: Path) -> None:
     (directory / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
@@ -196,6 +219,7 @@ def test_the_real_vocabulary(directory: Path) -> None:
     assert all(ours == theirs for ours, theirs in zip(vocabulary.types, types, strict=True))
     assert all(ours == theirs for ours, theirs in zip(vocabulary.merges, merges, strict=True))
     assert dict(vocabulary.special) == {"bos": 2, "eos": 1, "unk": 3, "pad": 0, "mask": 4}
+    assert vocabulary.notes == ()
     assert {token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED} == VISIBLE
 
 

@@ -1,4 +1,4 @@
-"""What a hub may answer that is none, and what people may call a repository, a revision, a token or a path."""
+"""What a hub may answer that is none, and what people may call a repository, a revision or a path."""
 
 from __future__ import annotations
 
