@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.decode import decodable_packets, first_decodable, name_of, open_container
+from gemma4_gguf.media.decode import decodable_packets, first_decodable, is_picture, name_of, open_container
 from gemma4_gguf.media.resample import resample_blocks
 
 SAMPLE_RATE_HZ = 16_000
@@ -88,6 +88,8 @@ def load_sound_track(source: str | Path | bytes, *, max_s: float | None = None) 
         MediaError: no such file, damaged, or longer than max_s.
     """
     name = name_of(source, "video")
+    if is_picture(source, "video"):
+        return None
     with open_container(source, "video") as container:
         if not container.streams.audio:
             return None
@@ -231,7 +233,7 @@ def _mono_blocks(container: Any, stream: Any, name: str) -> Iterator[tuple[int, 
     for packet in decodable_packets(container, stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, ValueError):
             n_bad += 1  # rubbish between good packets is common in MP3 streams
             continue
         for frame in frames:

@@ -83,6 +83,23 @@ def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
         yield stream
 
 
+def is_picture(source: str | Path | bytes, what: str) -> bool:
+    """Whether Pillow is to read a file: it may be an animation, but holds no sound.
+
+    Args:
+        source: a path, or the content of a file.
+        what: for messages, such as "video".
+
+    Returns:
+        What its first bytes tell.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with open_source(source, what) as stream:
+        return kind_of_bytes(stream.read(HEAD_BYTES)) == "image"
+
+
 def name_of(source: object, what: str) -> str:
     """How messages call a source.
 
@@ -120,7 +137,7 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
             raise MediaError(f"{name} is no {what}: {what_else(head, what)}.")
         try:
             container = av.open(stream, options=_OPTIONS, **_tag_options(av.__version__))
-        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
             found = what_else(head, what)
             raise MediaError(
                 f"{name} is no {what} that can be read: {found or _reason(error)}. Use WAV, MP3, FLAC, OGG, "
@@ -129,7 +146,7 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
         with container:
             try:
                 yield container
-            except (av.error.FFmpegError, MemoryError) as error:
+            except (av.error.FFmpegError, OSError, MemoryError) as error:
                 raise MediaError(
                     f"{name} is damaged: {_reason(error)}. Save or download the {what} again."
                 ) from error
@@ -178,7 +195,7 @@ def decodable_packets(container: Any, stream: Any) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, OSError):  # or it points out of itself
             return
         if packet is None:
             return

@@ -19,13 +19,12 @@ from gemma4_gguf.media.decode import (
     decodable_packets,
     first_decodable,
     is_attached,
+    is_picture,
     name_of,
     open_container,
-    open_source,
 )
 from gemma4_gguf.media.image import TOKEN_PX, PreparedImage, check_budget, prepare_image
 from gemma4_gguf.media.sampling import sample_times
-from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes
 from gemma4_gguf.types import DEFAULT_FRAME_TOKENS, DEFAULT_FRAMES, ImageTokens
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def sample_frames(
     def keep(picture: PILImage.Image) -> PreparedImage:
         return prepare_image(picture, image_tokens, token_px=token_px)
 
-    if _is_picture(source):
+    if is_picture(source, "video"):
         return [Frame(kept, i, time_s) for i, time_s, kept in read_animation(source, choose, keep)]
     name = name_of(source, "video")
     with open_container(source, "video") as container:
@@ -105,12 +104,6 @@ def sample_frames(
     if not found:
         raise MediaError(f"{name} is damaged: no picture of it can be decoded. Save or download it again.")
     return found
-
-
-def _is_picture(source: str | Path | bytes) -> bool:
-    """Whether Pillow reads it: an animation, or what is no clip at all."""
-    with open_source(source, "video") as stream:
-        return kind_of_bytes(stream.read(HEAD_BYTES)) == "image"
 
 
 class _Packet(NamedTuple):
@@ -185,7 +178,7 @@ class Clip:
                     self._container.seek(start, stream=self._stream)
                     decoded = self._container.decode(self._stream)
                 frame = next((f for f in decoded if f.pts is not None and f.pts >= wanted), None)
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, OSError, ValueError):
                 return None
             if frame is None or frame.pts != wanted:
                 return None
@@ -265,7 +258,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     for packet in decodable_packets(container, stream):
         try:
             yield from packet.decode()
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, ValueError):  # ValueError: of a codec that it turns into midway
             continue
 
 

@@ -187,6 +187,7 @@ def test_animations(kind: str, source: str, tmp_path: Path) -> None:
     assert [round(float(frame.picture.pixels.mean())) for frame in found] == list(greys)
     assert [frame.index for frame in sample_frames(content, fps=1)] == [0, 1, 3]
     assert load_image_of(content) == greys[0]
+    assert load_sound_track(content) is None
 
 
 def load_image_of(content: bytes | Path) -> int:
