@@ -159,19 +159,21 @@ class Session:
         return self.generate(read_turn([user_message(parts)], options, self.sampling)).stream()
 
     def complete(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[TurnOptions]) -> Reply:
-        """Answers an OpenAI-shaped conversation.
+        """Answers a conversation in OpenAI's form; that of Anthropic, Gemini and Ollama is read, too.
 
         Args:
             messages: dicts with role (system, developer, user, assistant, tool) and content: text, or a
                 list of parts of type text, image_url (path, file: or data: address), input_audio; assistant
-                messages may have tool_calls and reasoning_content, tool messages a tool_call_id.
+                messages may have tool_calls and reasoning_content, tool messages a tool_call_id. Each call
+                needs its result; results are put into the order of the calls.
             options: as for `ask`.
 
         Returns:
             The whole reply.
 
         Raises:
-            MessageError: a role or part is unknown or malformed; the message names its place.
+            MessageError: a role, part or key is unknown or malformed, a call has no result or a result no
+                call; the message names its place.
         """
         return whole(self.generate(read_turn(messages, options, self.sampling)).stream())
 

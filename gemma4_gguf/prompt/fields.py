@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ _METADATA = frozenset(
     )
     for word in line.split()
 )
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 
 
 class Fields:
@@ -93,3 +98,15 @@ def holds(value: Any) -> bool:
         or value is False
         or (isinstance(value, (str, bytes, list, tuple, Mapping)) and not value)
     )
+
+
+def shown(value: Any) -> str:
+    """A value in a message: a line, however much it holds.
+
+    Args:
+        value: of any type.
+
+    Returns:
+        The beginning of its repr.
+    """
+    return _REPR.repr(value)

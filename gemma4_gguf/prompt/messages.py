@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.prompt.fields import Fields, holds
+from gemma4_gguf.prompt.fields import Fields, holds, shown
 from gemma4_gguf.prompt.parts import (
     KNOWN_TYPES,
     Content,
@@ -73,7 +73,13 @@ def check_each(messages: Sequence[Any]) -> list[list[Message]]:
         raise MessageError(f"messages is a {type(messages).__name__}; expected a list of dicts.")
     if not messages:
         raise MessageError("There are no messages; expected at least one.")
-    return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    groups = []
+    for i, message in enumerate(messages):
+        try:
+            groups.append(_check_message(message, f"messages[{i}]"))
+        except RecursionError as error:
+            raise MessageError(f"messages[{i}] is nested too deeply, or holds itself.") from error
+    return groups
 
 
 def user_message(parts: Sequence[Any]) -> Message:
@@ -124,7 +130,7 @@ def _check_message(message: Any, where: str) -> list[Message]:
         return _item(kind, fields)
     role = _ROLE_NAMES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
-        raise MessageError(f"{where} has the role {_short(role)}; expected one of {', '.join(ROLES)}.")
+        raise MessageError(f"{where} has the role {shown(role)}; expected one of {', '.join(ROLES)}.")
     if role == "tool":
         return _tool_messages(fields)
     read, content = _content(fields)
@@ -230,7 +236,7 @@ def _check_call(call: Any, where: str) -> Message:
         call = {"id": call.id, "name": call.name, "arguments": call.arguments}
     if not isinstance(call, (Mapping, BaseModel)):
         raise MessageError(
-            f'{where} is {_short(call)}; expected {{"function": {{"name": …, "arguments": …}}}}.'
+            f'{where} is {shown(call)}; expected {{"function": {{"name": …, "arguments": …}}}}.'
         )
     fields = Fields(call, where)
     fields.take("type")
@@ -243,7 +249,7 @@ def _check_call(call: Any, where: str) -> Message:
     name, arguments = fields.take("name"), fields.take("arguments", "args", "input", "parameters")
     if not isinstance(name, str) or not name:
         raise MessageError(
-            f'{where} is {_short(call)}; expected {{"function": {{"name": …, "arguments": …}}}}.'
+            f'{where} is {shown(call)}; expected {{"function": {{"name": …, "arguments": …}}}}.'
         )
     fields.done()
     function = {"name": name, "arguments": _arguments(arguments, f"{fields.where}.arguments")}
@@ -260,7 +266,7 @@ def _arguments(given: Any, where: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise MessageError(f"{where} is {_short(given)}; expected a JSON object.")
+        raise MessageError(f"{where} is {shown(given)}; expected a JSON object.")
     plain: dict[str, Any] = _plain(given, where, 0)
     return plain
 
@@ -272,7 +278,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise MessageError(f"{where} has the key {_short(key)}; expected text, as in JSON.")
+                raise MessageError(f"{where} has the key {shown(key)}; expected text, as in JSON.")
         return {key: _plain(item, f"{where}.{key[:40]}", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
@@ -282,7 +288,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         or (isinstance(value, float) and math.isfinite(value))
     ):
         return value
-    raise MessageError(f"{where} is {_short(value)}, which JSON cannot hold.")
+    raise MessageError(f"{where} is {shown(value)}, which JSON cannot hold.")
 
 
 def _tool_messages(fields: Fields) -> list[Message]:
@@ -377,8 +383,3 @@ def _text(value: Any, where: str) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}…"

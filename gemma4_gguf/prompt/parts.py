@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.kinds import kind_of_file, what_else_of_file
-from gemma4_gguf.prompt.fields import Fields, holds
+from gemma4_gguf.prompt.fields import Fields, holds, shown
 from gemma4_gguf.prompt.sources import MAX_PATH, from_address, from_base64, is_file
-from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, modality_of
+from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, Modality, modality_of
 
 DETAIL_TOKENS: dict[str, ImageTokens | None] = {"low": 70, "high": 1120, "auto": None, "original": "auto"}
 
@@ -110,8 +110,9 @@ def loose_part(part: Any, where: str) -> dict[str, Any]:
         named = _named_file(part)
         if named is not None:
             raise MessageError(
-                f"{where} is the text {part!r}, which is the name of a {named}. Give Path({part!r}) to show "
-                'it; Session.complete takes the name itself as {"type": "text", "text": …}.'
+                f"{where} is the text {part!r}, which is the name of a {named.noun}. Give Path({part!r}) to "
+                f"show it (--{named.kind} on the command line); Session.complete takes the name itself as "
+                '{"type": "text", "text": …}.'
             )
         return {"type": "text", "text": part}
     if isinstance(part, os.PathLike):
@@ -192,7 +193,7 @@ def _read(part: Any, where: str, content: Content) -> None:
     if kind is None:
         kind = next((found for key, found in _UNTYPED.items() if holds(given.get(key))), None)
     if not isinstance(kind, str) or kind not in KNOWN_TYPES:
-        raise MessageError(f"{where} is of type {_short(kind)}; expected one of {_SHOWN_TYPES}.")
+        raise MessageError(f"{where} is of type {shown(kind)}; expected one of {_SHOWN_TYPES}.")
     if kind in _CALL_TYPES:
         content.calls.append((where, given))
     elif kind in _RESULT_TYPES:
@@ -246,7 +247,7 @@ def _described(kind: str, given: Any, where: str) -> Media:
     if kind == "image":
         detail = fields.take("detail")
         if detail is not None and (not isinstance(detail, str) or detail not in DETAIL_TOKENS):
-            raise MessageError(f"{where}.detail is {_short(detail)}; expected {', '.join(DETAIL_TOKENS)}.")
+            raise MessageError(f"{where}.detail is {shown(detail)}; expected {', '.join(DETAIL_TOKENS)}.")
         options["image_tokens"] = options["image_tokens"] or DETAIL_TOKENS[detail or "auto"]
     names = (kind, f"{kind}_url", f"input_{kind}", f"{kind}_pil", f"{kind}_file", f"{kind}_path")
     sources = {name: fields.take(name) for name in (*names, *_ADDRESSES, "source", *_IN_BASE64)}
@@ -296,15 +297,14 @@ def _file_part(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     )
 
 
-def _named_file(text: str) -> str | None:
-    """What a file is called whose name is this text; None for text that names no picture, sound or clip."""
+def _named_file(text: str) -> Modality | None:
+    """What the file is whose name is this text; None for text that names no picture, sound or clip."""
     if not 0 < len(text) <= MAX_PATH or "\n" in text or not is_file(Path(text)):
         return None
     try:
-        modality = modality_of(_guess(Path(text), ""))
+        return modality_of(_guess(Path(text).expanduser(), ""))
     except MessageError:
         return None
-    return modality.noun if modality is not None else None
 
 
 def _guess(path: Path, where: str) -> Media:
@@ -322,8 +322,3 @@ def _guess(path: Path, where: str) -> Media:
         f"{f': {found}' if found else ''}. Wrap it in Image(…), Audio(…) or Video(…), or pass its text as "
         "str."
     )
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}…"

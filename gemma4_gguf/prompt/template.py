@@ -42,7 +42,7 @@ _VEILED = re.compile("[\udc00-\udc7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # A thought that stands in the words of an assistant, as where a raw reply was put into the history.
 _THOUGHT = re.compile(
-    f"(?:{re.escape(CHANNEL_OPEN)}\\s*)+thought[ \\t]*"
+    f"(?:{re.escape(CHANNEL_OPEN)}\\s{{0,4}}){{1,4}}thought[ \\t]*"
     f"(?:\\r?\\n.*?(?:{re.escape(CHANNEL_CLOSE)}|\\Z)|{re.escape(CHANNEL_CLOSE)})",
     re.DOTALL,
 )
@@ -187,7 +187,7 @@ def render_conversation(
         try:
             return render(value[0], value[1], thinking)
         except TemplateError as error:
-            raise TemplateError(marks.plain(str(error))) from error
+            raise TemplateError(marks.plain(*error.args)) from error
 
     text = printed(given)
     spelled = False
