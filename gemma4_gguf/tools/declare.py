@@ -237,12 +237,17 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
     def put(part: dict[str, Any]) -> dict[str, Any]:
         nonlocal count
-        while "$ref" in part:
+        while "$ref" in part or len(part.get("allOf", ())) == 1:
+            if "allOf" in part:  # older Pydantics wrap a reference that has a description
+                part = {**part["allOf"][0], **{key: part[key] for key in part if key != "allOf"}}
+                continue
             count += 1
             if count > _MAX_INLINED:
                 raise RecursionError
-            name = part.pop("$ref").rpartition("/")[2]
-            part = {**definitions[name], **part}
+            name = str(part["$ref"]).removeprefix("#/$defs/")
+            if name not in definitions:  # somebody's own
+                return part
+            part = {**definitions[name], **{key: part[key] for key in part if key != "$ref"}}
         return part
 
     try:

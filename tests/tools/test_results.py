@@ -89,7 +89,7 @@ NOON = datetime.datetime(2026, 7, 1, 12, 0, tzinfo=datetime.timezone.utc)
         (NOON, "2026-07-01T12:00:00Z"),
         (NOON.date(), "2026-07-01"),
         (NOON.time(), "12:00:00"),
-        (datetime.timedelta(hours=1), "PT1H"),
+        (datetime.timedelta(seconds=5), "PT5S"),
         (decimal.Decimal("1.10"), "1.10"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (PurePosixPath("a/b"), "a/b"),
