@@ -190,14 +190,20 @@ def _dicts(value: Any, count: Iterator[int]) -> Any:
 def _json_spelling(schema: dict[str, Any]) -> dict[str, Any]:
     """Gemini writes types in capitals and counts as texts."""
     kind = schema.get("type")
-    if isinstance(kind, str) and kind.isupper() and kind.lower() in _TYPES:
-        schema["type"] = kind.lower()
-    elif kind == "TYPE_UNSPECIFIED":
+    if kind == "TYPE_UNSPECIFIED":
         del schema["type"]
+    elif isinstance(kind, str):
+        schema["type"] = _in_json(kind)
+    elif isinstance(kind, list):
+        schema["type"] = list(map(_in_json, kind))
     for word in _COUNTS:
         if isinstance(schema.get(word), str) and schema[word].isdecimal():
             schema[word] = int(schema[word])
     return schema
+
+
+def _in_json(kind: Any) -> Any:
+    return kind.lower() if isinstance(kind, str) and kind.isupper() and kind.lower() in _TYPES else kind
 
 
 def mapped(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -138,10 +138,10 @@ def _waited(work: Callable[[], Any], timeout_s: float | None) -> Any:
     """What the function returns, awaited if need be."""
     start = time.monotonic()
     value = work() if timeout_s is None else _in_thread(work, timeout_s)
-    if not inspect.isawaitable(value):
-        return value
     left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start))
-    return _awaited(value, left)
+    if isinstance(value, concurrent.futures.Future):
+        return _result(value, left)
+    return _awaited(value, left) if inspect.isawaitable(value) else value
 
 
 def _in_thread(work: Callable[[], Any], timeout_s: float) -> Any:
@@ -209,11 +209,16 @@ def _awaited(value: Awaitable[Any], timeout_s: float | None) -> Any:
 
     loop.call_soon_threadsafe(begin, context=context)
     try:
+        return _result(answer, timeout_s)
+    finally:
+        if not answer.done():
+            loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+
+
+def _result(answer: concurrent.futures.Future[Any], timeout_s: float | None) -> Any:
+    try:
         return answer.result(timeout_s)
     except concurrent.futures.TimeoutError:
         if answer.done():
             raise  # it is the tool's own
         raise _TimedOut from None
-    finally:
-        if not answer.done():
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])

@@ -97,6 +97,7 @@ def test_gemini_spelling_becomes_that_of_json_schema() -> None:
             "many": {"type": "ARRAY", "minItems": "1", "maxItems": "3", "items": {"type": "INTEGER"}},
             "any": {"anyOf": [{"type": "BOOLEAN"}, {"type": "NULL"}]},
             "open": {"type": "TYPE_UNSPECIFIED"},
+            "both": {"type": ["STRING", "NULL"]},
         },
     }
     (read,) = as_tools([{"functionDeclarations": [{"name": "f", "parameters": schema}]}])
@@ -107,6 +108,7 @@ def test_gemini_spelling_becomes_that_of_json_schema() -> None:
             "many": {"type": "array", "minItems": 1, "maxItems": 3, "items": {"type": "integer"}},
             "any": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
             "open": {},
+            "both": {"type": ["string", "null"]},
         },
     }
     assert "call:f" in grammars.from_tools([{"functionDeclarations": [{"name": "f", "parameters": schema}]}])

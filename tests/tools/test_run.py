@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -89,6 +90,13 @@ def returns_awaitable(x: int) -> Any:
     return Later(2 * x)
 
 
+POOL = ThreadPoolExecutor(1)
+
+
+def returns_future(x: int) -> Any:
+    return POOL.submit(lambda: 2 * x)
+
+
 ASYNC = {
     "function": double,
     "object": Doubler(),
@@ -100,6 +108,7 @@ ASYNC = {
     "decorated": wrapped(double),
     "returns a coroutine": returns_coroutine,
     "returns an awaitable": returns_awaitable,
+    "returns a future": returns_future,
 }
 
 
