@@ -34,7 +34,7 @@ _MEDIA_TYPES = {
 _FILE_TYPES = ("file", "input_file", "document", "resource", "media")
 KNOWN_TYPES = (*_TEXT_TYPES, *_THOUGHT_TYPES, *_CALL_TYPES, *_RESULT_TYPES, *_MEDIA_TYPES, *_FILE_TYPES)
 _SHOWN_TYPES = "text, image_url, input_audio, video_url, image, audio, video, thinking, tool_use, tool_result"
-# Parts of Gemini name no type.
+# Parts of Gemini name no type, and some programs forget it.
 _UNTYPED = {
     "functionCall": "function_call",
     "function_call": "function_call",
@@ -44,7 +44,7 @@ _UNTYPED = {
     "inline_data": "file",
     "fileData": "file",
     "file_data": "file",
-    "text": "text",
+    **{name: name for name in ("text", *_MEDIA_TYPES)},
 }
 _IN_BASE64 = ("data", "base64", "b64_json", "blob", "file_data")
 _ADDRESSES = ("url", "uri", "fileUri", "file_uri", "path")

@@ -117,11 +117,16 @@ def with_words(rng: random.Random, value: Any, key: str = "") -> Any:
 
 
 def damaged_file(rng: random.Random, saved: bytes) -> bytes:
-    """A saved conversation with another header and a right checksum, or with other bytes and a wrong one."""
+    """A saved conversation with another header, another state, or other bytes and a wrong checksum."""
+    n = int.from_bytes(saved[12:20], "little")
     if rng.random() < 0.2:
         at = rng.randrange(len(saved))
         return saved[:at] + bytes([rng.randrange(256)]) + saved[at + rng.randint(0, 9) :]
-    n = int.from_bytes(saved[12:20], "little")
+    if rng.random() < 0.2:
+        body = bytearray(saved[:-32])
+        for _ in range(rng.randint(1, 4)):
+            body[rng.randrange(20 + n, len(body))] = rng.choice((0, 1, 127, 255))
+        return bytes(body) + hashlib.sha256(body).digest()
     header = changed(rng, json.loads(saved[20 : 20 + n]))
     try:
         text = json.dumps(header, default=str).encode()

@@ -73,6 +73,8 @@ SHAPES: list[tuple[Any, Media]] = [
     ),
     ({"type": "input_file", "file_data": f"data:audio/wav;base64,{RAW64}"}, Audio(RAW)),
     ({"type": "resource", "resource": {"uri": "a:b", "mimeType": "image/png", "blob": B64}}, Image(PNG)),
+    ({"image_url": {"url": "x.png"}}, Image(Path("x.png"))),
+    ({"type": "image_url", "image_url": f"data:image/png;base64, {B64}"}, Image(PNG)),
     ({"type": "audio_url", "audio_url": {"url": "x.wav"}}, Audio(Path("x.wav"))),
     ({"type": "audio_url", "audio_url": "x.wav"}, Audio(Path("x.wav"))),
     ({"type": "audio", "url": "x.wav"}, Audio(Path("x.wav"))),
