@@ -25,6 +25,7 @@ from gemma4_gguf.prompt.tokens import PromptWriter
 from gemma4_gguf.tools import Tool, ToolResult, as_tools, run_call
 from gemma4_gguf.tools.choice import later_choice
 from gemma4_gguf.tools.results import as_result
+from gemma4_gguf.tools.run import failure
 from gemma4_gguf.truncation import ON_FULL, OnFull, drop_oldest, turn_starts
 from gemma4_gguf.types import Chunk, ImageTokens, Part, Reply, ToolCall, ToolLike
 
@@ -155,7 +156,7 @@ class Chat:
         """
         if options.get("system") is not None:
             raise OptionError("system= belongs to the whole conversation: Session.chat(system=…).")
-        new = self._new_messages(parts)
+        new = self._new_messages(parts, as_tools(options.get("tools", self.tools)))
         settings: TurnOptions = {"tools": self.tools, "thinking": self.thinking, **options}  # type: ignore[typeddict-item]
         messages = [*self.messages, *new]
         turn = read_turn(messages, settings, self._session.sampling)
@@ -296,9 +297,9 @@ class Chat:
         prompt = turn.prompt(self._session.prompts)
         return self._session.engine.export_sequence(self, prompt.items)
 
-    def _new_messages(self, parts: Sequence[Part]) -> list[Message]:
+    def _new_messages(self, parts: Sequence[Part], tools: Sequence[Tool]) -> list[Message]:
         if parts:
-            return [user_message(parts)]
+            return [*_no_such_tools(self.messages, tools), user_message(parts)]
         if not self.messages or self.messages[-1]["role"] not in ("tool", "user"):
             raise MessageError("There is nothing to say: give at least one text, picture or sound.")
         return []
@@ -345,6 +346,17 @@ def as_message(reply: Reply) -> Message:
             for call in reply.tool_calls
         ]
     return message
+
+
+def _no_such_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """Results for calls of tools that nobody declared, and that nobody will answer."""
+    declared = {tool.name for tool in tools}
+    names = [(call.get("id"), call.get("function", {}).get("name")) for call in open_calls(messages)]
+    return [
+        {"role": "tool", "tool_call_id": number, "content": failure(f"There is no tool {name!r}.").content}
+        for number, name in names
+        if name not in declared
+    ]
 
 
 def _next_messages(messages: Sequence[Message]) -> list[Message]:

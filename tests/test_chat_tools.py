@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 from gemma4_gguf import Session
 from gemma4_gguf.engine.sampler import Sampler
-from gemma4_gguf.errors import OptionError, ToolError
+from gemma4_gguf.errors import MessageError, OptionError, ToolError
 from gemma4_gguf.tools import ToolResult
 from gemma4_gguf.types import ToolCall
 
@@ -204,3 +204,30 @@ def test_reprs_are_one_line(session: Session, nano: Path) -> None:
         assert repr(other) == f"<Session {session.name!r}, n_ctx=256>"
     assert repr(other) == f"<Session {session.name!r}, closed>"
     assert repr(Session.__new__(Session)) == "<Session that could not be opened>"
+
+
+def test_a_call_that_nobody_can_answer_does_not_end_the_talk(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = session.chat()
+    script(monkeypatch, session, calls("sing{}"), f"Sorry.{TURN}")
+    assert [call.name for call in chat.send("Sing!").tool_calls] == ["sing"]
+    assert chat.send("What?").text == "Sorry."
+    assert [message["role"] for message in chat.messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "user",
+        "assistant",
+    ]
+    assert json.loads(chat.messages[2]["content"]) == {"error": "There is no tool 'sing'."}
+
+
+def test_a_declared_call_has_to_be_answered(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = session.chat(tools=[add])
+    script(monkeypatch, session, calls("add{a:1,b:2}"), f"Three.{TURN}")
+    call = chat.send("Add.").tool_calls[0]
+    with pytest.raises(MessageError, match=r"messages\[1\] calls add .* no result"):
+        chat.send("Well?")
+    chat.add_result(call, 3)
+    assert chat.send().text == "Three."
