@@ -32,12 +32,9 @@ _DEMUXERS = (
     "shn", "smjpeg", "sox", "swf", "tak", "truehd", "tta", "ty", "vc1", "voc", "vvc", "w64", "wav", "webm",
     "wsd", "wtv", "wv", "wve", "xwma", "yuv4mpegpipe",
 )  # fmt: skip
-_OPTIONS = {
+_CONTAINER_OPTIONS = {
     "format_whitelist": ",".join(_DEMUXERS),
     "protocol_whitelist": "none",  # the name of no protocol: what is read comes through the stream
-    # Looking for what a stream holds decodes some of it.
-    "max_pixels": str(MAX_FRAME_PIXELS),
-    "max_samples": str(MAX_FRAME_SAMPLES),
 }
 
 
@@ -136,7 +133,7 @@ def open_container(source: str | Path | bytes, what: str) -> Iterator[Any]:
         if kind_of_bytes(head) == "image":  # FFmpeg knows many, and shows one tile of a phone's
             raise MediaError(f"{name} is no {what}: {what_else(head, what)}.")
         try:
-            container = av.open(stream, options=_OPTIONS, **_tag_options(av.__version__))
+            container = av.open(stream, container_options=_CONTAINER_OPTIONS, **_tag_options(av.__version__))
         except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
             found = what_else(head, what)
             raise MediaError(
