@@ -74,7 +74,7 @@ class TextConfig:
         n_kv_shared: last layers that reuse the cache of an earlier one.
         k_is_v: full-attention layers use their keys as values.
         ple: width of the per-layer embeddings, 0 without.
-        ple_vocab: rows of their table.
+        ple_vocab: rows that their table is said to have.
         vocab: rows of the token embedding.
         context: positions the model was trained for.
         rms_eps: of all norms.
@@ -343,13 +343,6 @@ def _check_text(section: Section, text: TextConfig, assistant: bool) -> None:
             raise section.error("num_attention_heads", f"a multiple of the {heads} key/value heads")
     if not 0 < text.partial_rotary <= 1:
         raise section.error("rope_parameters.full_attention.partial_rotary_factor", "a number in (0, 1]")
-    if text.ple and text.ple_vocab != text.vocab:
-        raise section.error(
-            "vocab_size_per_layer_input",
-            f"vocab_size ({text.vocab}), since llama.cpp has one for both. The token embedding was resized "
-            "and the table of per-layer embeddings (embed_tokens_per_layer) was not: resize it as well, or "
-            "go back to the model's own vocabulary",
-        )
     if assistant:
         if text.ple or text.experts or text.double_wide:
             raise ConfigError(

@@ -22,7 +22,7 @@ from gemma4_gguf.convert.template_files import chat_templates
 from gemma4_gguf.convert.tensor_names import by_canonical_name
 from gemma4_gguf.convert.tensor_specs import FilePlan, MappedTensor, Spec, to_float32
 from gemma4_gguf.convert.tensors_audio import audio_specs
-from gemma4_gguf.convert.tensors_text import check_tables, rope_factors, text_specs
+from gemma4_gguf.convert.tensors_text import TABLE, check_tables, rope_factors, text_specs
 from gemma4_gguf.convert.tensors_vision import vision_specs
 from gemma4_gguf.convert.tokenizer import read_vocabulary, vocabulary_fields
 from gemma4_gguf.convert.weight_files import first_names
@@ -46,7 +46,7 @@ _SENSES = {
     "vision": ("vision.", "vision_embedder.", "embed_vision."),
     "audio": ("audio.", "embed_audio."),
 }
-_HEAD, _TABLE = "lm_head.weight", "text.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 _LAYER = re.compile(r"^text\.layers\.(\d+)\.")
 
 Tensors = Mapping[str, SourceTensor]
@@ -73,8 +73,7 @@ def plan_model(checkpoint: Checkpoint) -> FilePlan:
         for name, tensor in by_canonical_name(checkpoint.tensors).items()
         if not name.startswith(_prefixes())
     }
-    check_tables(available, config)
-    head = _head_note(available, config)
+    notes = [_head(available, config), check_tables(available, config)]
     unused = {name for name in available if _left_out(name, config, available)}
     trained = [available[name].name for name in unused if _TRAINING.search(name)]
     tensors = _map(checkpoint, config, text_specs(config, available), available, unused)
@@ -87,7 +86,7 @@ def plan_model(checkpoint: Checkpoint) -> FilePlan:
         *suppressed_fields(checkpoint, config),
         *vocabulary_fields(vocabulary, templates),
     ]
-    notes = [head, *vocabulary.notes, foreign_template(templates.get("default"))]
+    notes += [*vocabulary.notes, foreign_template(templates.get("default"))]
     if trained:
         notes.append(f"Left out, since training alone needs it: {first_names(trained)}.")
     left_out = tuple(available[name].name for name in available if name in unused)
@@ -184,34 +183,35 @@ def _left_out(name: str, config: ModelConfig, available: Tensors) -> bool:
     if _COMPUTED.search(name) or _TRAINING.search(name):
         return True
     if name == _HEAD:
-        return _TABLE in available and _same(available[name], available[_TABLE])
+        return TABLE in available and _same(available[name], available[TABLE])
     return config.assistant and _DRAFTER_EXTRAS.search(name) is not None
 
 
-def _head_note(available: Tensors, config: ModelConfig) -> str | None:
-    """What config.json says about the output head, against what is stored.
+def _head(available: dict[str, SourceTensor], config: ModelConfig) -> str | None:
+    """Settles what the output head is, as transformers does (modeling_utils.py, tie_weights): a tied one that
+    is stored and differs is a head of its own, and one that is stored alone is the embedding, too.
 
-    Raises:
-        TensorError: a head of its own is stored where config.json ties it to the embedding.
+    Returns:
+        A note if config.json says otherwise; else None.
     """
-    if config.assistant or _TABLE not in available:
+    if config.assistant:
         return None
-    if _HEAD not in available:
+    if TABLE not in available and _HEAD in available and config.tied:
+        available[TABLE] = available.pop(_HEAD)
+        return "No token embedding is stored; the output head, which config.json ties to it, takes its place."
+    if TABLE not in available or (_HEAD in available) != config.tied:
+        return None
+    if not config.tied:
         return (
-            None
-            if config.tied
-            else (
-                "config.json says that the output head is not tied to the embedding, but none is stored: the "
-                "embedding is used."
-            )
+            "config.json says that the output head is not tied to the embedding, but none is stored: the "
+            "embedding is used."
         )
-    head, table = available[_HEAD], available[_TABLE]
-    if config.tied and head.shape == table.shape and not _same(head, table):
-        raise TensorError(
-            f"{head.name} differs from {table.name}, and config.json ties them (tie_word_embeddings), so "
-            "transformers would not use it. Set tie_word_embeddings to false to use it, or remove the tensor."
-        )
-    return None
+    if _same(available[_HEAD], available[TABLE]):
+        return None
+    return (
+        "The output head that is stored differs from the embedding, although config.json ties them "
+        "(tie_word_embeddings): it is kept, as transformers keeps it."
+    )
 
 
 def _same(one: SourceTensor, other: SourceTensor) -> bool:

@@ -37,6 +37,7 @@ _MARKS = tuple(
         ("MLX", r"\.scales$"),
     )
 )
+_ANY_MARK = re.compile("|".join(mark.pattern for _, mark in _MARKS))
 _FLOATS = {"F32", "F16", "BF16", "F64"}
 _TABLES = {"I64", "BOOL"}  # indices, such as a drafter's token ordering
 _WAYS_OUT = {
@@ -66,7 +67,9 @@ def check_not_quantized(
     said = _said(directory, config)
     marked: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
-        method = next((method for method, mark in _MARKS if mark.search(name)), None)
+        method = None
+        if _ANY_MARK.search(name):
+            method = next(method for method, mark in _MARKS if mark.search(name))
         if method is None and tensor.dtype not in _FLOATS | _TABLES:
             method = ""  # packed by something that leaves no other trace
         if method is not None:

@@ -12,6 +12,7 @@ from gemma4_gguf.convert.tensor_names import TEXT, TEXT_LAYER
 from gemma4_gguf.convert.tensor_specs import MappedTensor, Spec, specs, stacked
 from gemma4_gguf.errors import TensorError
 
+TABLE, PLE_TABLE = "text.embed_tokens.weight", "text.embed_tokens_per_layer.weight"
 # Frequencies are divided by these factors; so large a one stops the rotation.
 _NO_ROTATION = 1e30
 
@@ -48,28 +49,35 @@ def text_specs(config: ModelConfig, available: Container[str]) -> Iterator[Spec]
         yield from _layer_specs(config, layer, sizes, available)
 
 
-def check_tables(available: Mapping[str, SourceTensor], config: ModelConfig) -> None:
-    """Compares the rows of the embedding tables with config.json.
+def check_tables(available: Mapping[str, SourceTensor], config: ModelConfig) -> str | None:
+    """Compares the rows of the embedding tables with each other and with config.json.
 
     Args:
         available: stored tensors by canonical name.
         config: of the checkpoint.
 
+    Returns:
+        A note if config.json is wrong about a table that fits; else None.
+
     Raises:
         TensorError: a vocabulary was resized in one place and not in another.
     """
     text = config.text
-    for name, key, rows in (
-        ("text.embed_tokens.weight", "vocab_size", text.vocab),
-        ("text.embed_tokens_per_layer.weight", "vocab_size_per_layer_input", text.ple_vocab),
-    ):
+    for name in (TABLE, PLE_TABLE):
         table = available.get(name)
-        if table is not None and rows and len(table.shape) == 2 and table.shape[0] != rows:
+        if table is not None and len(table.shape) == 2 and table.shape[0] != text.vocab:
             raise TensorError(
-                f"{table.path.name}: {table.name} has {table.shape[0]} rows, but config.json says {key} "
-                f"{rows}. A vocabulary was resized in one place alone: embed_tokens, embed_tokens_per_layer, "
-                "both sizes in config.json and the tokenizer must agree."
+                f"{table.path.name}: {table.name} has {table.shape[0]} rows, but config.json says vocab_size "
+                f"{text.vocab}. A vocabulary was resized in one place alone: embed_tokens, "
+                "embed_tokens_per_layer, vocab_size and the tokenizer must agree. Resize the others as well "
+                "(transformers' resize_token_embeddings), or go back to the model's own."
             )
+    if text.ple and text.ple_vocab != text.vocab:
+        return (
+            f"config.json says vocab_size_per_layer_input {text.ple_vocab}, but the table has {text.vocab} "
+            "rows, as many as vocab_size."
+        )
+    return None
 
 
 def _layer_specs(

@@ -34,6 +34,7 @@ EXAMPLES = (
 )
 # Texts that are tokens already, tried where a part may look whole texts up.
 _MOST_TOKENS = 4000
+_LONGEST = 200  # characters of a text that is read both ways, which takes time by its square
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _WAY_OUT = (
     "llama.cpp has one way of reading text for Gemma 4 and cannot follow it. Take the tokenizer.json of the "
@@ -131,7 +132,9 @@ class _Check:
         if model.get("ignore_merges"):
             whole = Bpe(self._bpe.ids, self._bpe.ranks, whole=True)
             named = {token["content"] for token in self._all.get("added_tokens") or []}
-            normal = (t for t in model["vocab"] if t not in named and not _BYTE.fullmatch(t))
+            normal = (
+                t for t in model["vocab"] if t not in named and len(t) <= _LONGEST and not _BYTE.fullmatch(t)
+            )
             tokens = (token.replace(SPACE, " ") for token in islice(normal, _MOST_TOKENS))
             yield from self._compare(
                 "model.ignore_merges is true", lambda text: whole.encode(_pieces(text)), tokens
@@ -160,6 +163,8 @@ class _Check:
             def own(text: str) -> list[int]:
                 for part in normalizers:
                     text = normalize(part, text)
+                    if len(text) > _LONGEST:
+                        raise UnknownPiece
                 pieces = [text]
                 for part in cutters:
                     pieces = [piece for whole in pieces for piece in split(part, whole)]
@@ -172,13 +177,18 @@ class _Check:
         space, word = self._bpe.encode([SPACE]), self._bpe.encode(["a"])
         for token in self._all.get("added_tokens") or []:
             content, index = token["content"], token["id"]
+            flags = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+            if not flags:
+                continue
+            if len(content) > _LONGEST:
+                raise self._refusal(f"added token {shown(content)} has {flags[0]}")
             inside = [*word, *self._bpe.encode(_pieces(content))]
             for flag, text, here, there in (
                 ("lstrip", f" {content}", [index], [*space, index]),
                 ("rstrip", f"{content} ", [index], [index, *space]),
                 ("single_word", f"a{content}", inside, [*word, index]),
             ):
-                if token.get(flag):
+                if flag == flags[0]:
                     raise self._refusal(f"added token {shown(content)} has {flag}", text, here, there)
 
     def surroundings(self, special: Mapping[str, int]) -> None:
@@ -214,7 +224,7 @@ class _Check:
         """Tokens across line breaks, which llama.cpp never forms."""
         for left, right in self._bpe.ranks:
             text = left + right
-            if "\n" in text and text.strip("\n"):
+            if "\n" in text and text.strip("\n") and len(text) <= _LONGEST:
                 here, there = self._bpe.encode([text]), self._bpe.encode(_pieces(text))
                 yield (
                     f"{self._where}: {text!r:.60} is one token that crosses a line break, which llama.cpp "

@@ -15,6 +15,9 @@ from typing import Any
 
 SPACE = "\u2581"  # stands for a space in the tokens
 
+_MOST_PARTS = 16
+_MOST_REPEATS = 4  # in one alternative; more may take Python's re for ever
+
 Part = Mapping[str, Any]
 Segments = list[tuple[str, bool]]  # text, and whether the pattern matched it
 
@@ -23,12 +26,13 @@ class UnknownPiece(Exception):
     """A part that only the tokenizers library can follow."""
 
 
-def parts(value: Any, inner: str) -> list[Part]:
+def parts(value: Any, inner: str, depth: int = 0) -> list[Part]:
     """The parts of a section in order, sequences within sequences opened.
 
     Args:
         value: the section as parsed; null has no parts.
         inner: key under which a Sequence keeps its parts.
+        depth: sequences around it.
 
     Raises:
         UnknownPiece: it is built otherwise.
@@ -40,9 +44,9 @@ def parts(value: Any, inner: str) -> list[Part]:
     if value.get("type", "Sequence") != "Sequence":
         return [value]
     within = value.get(inner)
-    if not isinstance(within, list) or len(within) > 64:
+    if not isinstance(within, list) or len(within) > _MOST_PARTS or depth > _MOST_PARTS:
         raise UnknownPiece
-    return [part for one in within for part in parts(one, inner)]
+    return [part for one in within for part in parts(one, inner, depth + 1)]
 
 
 # Normalizers
@@ -176,12 +180,20 @@ def pattern_of(part: Part) -> re.Pattern[str]:
         return re.compile(re.escape(pattern["String"]))
     if not isinstance(pattern, dict) or not isinstance(pattern.get("Regex"), str):
         raise UnknownPiece
-    if len(pattern["Regex"]) > 2000:
+    if not _is_quick(pattern["Regex"]):
         raise UnknownPiece
     try:
         return re.compile(_python_regex(pattern["Regex"]))
     except (re.error, RecursionError, OverflowError) as error:
         raise UnknownPiece from error
+
+
+def _is_quick(regex: str) -> bool:
+    """Whether trying it on a line of text takes no time: no group is repeated, and little else."""
+    plain = re.sub(r"\[[^\]]*\]", "x", re.sub(r"\\.", "x", regex))
+    alternatives = plain.split("|")
+    few = all(len(re.findall(r"[*+{]", one)) <= _MOST_REPEATS for one in alternatives)
+    return len(regex) <= 2000 and few and not re.search(r"\)[*+{]", plain)
 
 
 _PROPERTY = re.compile(r"\\([pP])\{(\^?)([A-Za-z]{1,2})\}|\\.|[\[\]]", re.DOTALL)

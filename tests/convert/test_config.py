@@ -186,7 +186,6 @@ REFUSED: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("e2b", text(layer_types=[FULL]), r"layer_types .* expected 6 times"),
     ("e2b", text(layer_types=["linear_attention"] * 6), r"layer_types .* expected 6 times"),
     ("e2b", text(use_bidirectional_attention="all"), r"use_bidirectional_attention is 'all'"),
-    ("e2b", text(vocab_size_per_layer_input=999), r"per_layer_input is 999; expected vocab_size"),
     ("e2b", text(per_layer_config={"6": {"head_dim": 64}}), r"per_layer_config\.6: expected layer numbers"),
     ("e2b", text(per_layer_config={"2": {"head_dim": 64}}), r"full-attention layers differ .* \(layer 5\)"),
     ("e2b", text(per_layer_config={"1": {"rms_norm_eps": 1.0}}), r"per_layer_config\.1\.rms_norm_eps is 1"),

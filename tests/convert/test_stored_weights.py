@@ -18,7 +18,7 @@ from gemma4_gguf.convert.plan import plan_model, plan_projector, stored_senses
 from gemma4_gguf.convert.safetensors import SourceTensor
 from gemma4_gguf.convert.stored_quantization import check_not_quantized
 from gemma4_gguf.convert.tensor_names import canonical
-from gemma4_gguf.errors import CheckpointError, ConfigError, TensorError
+from gemma4_gguf.errors import CheckpointError, TensorError
 
 Q_PROJ = "model.language_model.layers.0.self_attn.q_proj"
 EMBED = "model.language_model.embed_tokens.weight"
@@ -125,7 +125,8 @@ def test_a_leftover_quantization_config_converts_to_the_same_bytes(
     settings = json.loads((copied / "config.json").read_text())
     settings["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (copied / "config.json").write_text(json.dumps(settings))
-    made = convert_checkpoint(copied, tmp_path / "out", "F32", "F32")
+    with pytest.warns(UserWarning, match="stored as plain numbers"):
+        made = convert_checkpoint(copied, tmp_path / "out", "F32", "F32")
     assert any("bitsandbytes" in note for note in made.notes)
     assert made.model.read_bytes() == converted("e2b")["model"].read_bytes()
 
@@ -178,7 +179,8 @@ def test_a_stripped_checkpoint_converts(checkpoint: Callable[..., Path], tmp_pat
     }
     tiny.write_safetensors(copied / "model.safetensors", tensors)
     (copied / "processor_config.json").unlink()
-    made = convert_checkpoint(copied, tmp_path / "out", "Q8_0")
+    with pytest.warns(UserWarning, match="no weights of it are stored"):
+        made = convert_checkpoint(copied, tmp_path / "out", "Q8_0")
     assert made.projector is None and [path.name for path in made] == ["tuned-Q8_0.gguf"]
     assert sum("no weights of it are stored" in note for note in made.notes) == 2
     assert convert_checkpoint(copied, tmp_path / "out2", "Q8_0", None).model.is_file()
@@ -256,14 +258,29 @@ def test_another_number_of_layers_is_said(checkpoint: Callable[..., Path], layer
 
 
 @pytest.mark.parametrize(
-    ("values", "error", "message"),
+    ("values", "table"),
     [
-        ({"vocab_size": 1064, "vocab_size_per_layer_input": 1064}, TensorError, "has 1000 rows, but .* 1064"),
-        ({"vocab_size": 1064}, ConfigError, "was resized and the table of per-layer embeddings"),
+        ({"vocab_size": 1064, "vocab_size_per_layer_input": 1064}, None),
+        ({"vocab_size": 1064}, None),
+        ({}, "embed_tokens"),
+        ({}, "embed_tokens_per_layer"),
+        ({"vocab_size_per_layer_input": 990}, "embed_tokens_per_layer"),
     ],
 )
-def test_a_resized_vocabulary_says_what_does_not_fit(
-    source: Checkpoint, values: dict[str, int], error: type[CheckpointError], message: str
+def test_a_vocabulary_resized_in_one_place_says_which(
+    source: Checkpoint, values: dict[str, int], table: str | None
 ) -> None:
-    with pytest.raises(error, match=message):
-        plan_model(config(source, **values))
+    changed = config(source, **values)
+    if table:
+        name = f"model.language_model.{table}.weight"
+        old = source.tensors[name]
+        changed = having(changed, replace(old, shape=(990, *old.shape[1:])))
+    with pytest.raises(TensorError, match=rf"{table or 'embed_tokens'}.* has (1000|990) rows, but .* 10"):
+        plan_model(changed)
+
+
+def test_tables_that_fit_each_other_are_believed(source: Checkpoint) -> None:
+    """transformers' resize_token_embeddings leaves the old number in config.json."""
+    plan = plan_model(config(source, vocab_size_per_layer_input=990))
+    assert [t.name for t in plan.tensors] == [t.name for t in plan_model(source).tensors]
+    assert any("vocab_size_per_layer_input 990" in note for note in plan.notes)

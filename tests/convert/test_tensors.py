@@ -133,14 +133,28 @@ def test_a_head_of_another_type_may_hold_the_same_numbers(
     assert plan_model(replace(source, tensors=tensors)).unused == ("lm_head.weight",)
 
 
-def test_a_head_of_its_own_is_kept_or_refused_as_config_says(opened: Callable[..., Checkpoint]) -> None:
+def test_a_head_of_its_own_is_kept(opened: Callable[..., Checkpoint]) -> None:
     source = opened("31b", lm_head=True)
     other = altered(source, "lm_head.weight", offset=source.tensors["lm_head.weight"].offset + 2)
-    tensors = by_name(plan_model(with_config(other, tie_word_embeddings=False)))
-    assert rows(tensors["output.weight"]).tobytes() != rows(tensors["token_embd.weight"]).tobytes()
-    for tied in (True, None):
-        with pytest.raises(TensorError, match=r"differs from .*Set tie_word_embeddings to false"):
-            plan_model(with_config(other, tie_word_embeddings=tied))
+    for tied in (False, True, None):
+        plan = plan_model(with_config(other, tie_word_embeddings=tied))
+        tensors = by_name(plan)
+        assert rows(tensors["output.weight"]).tobytes() != rows(tensors["token_embd.weight"]).tobytes()
+        assert any("differs from the embedding" in note for note in plan.notes) == (tied is not False)
+
+
+def test_a_tied_head_that_is_stored_alone_is_the_embedding(opened: Callable[..., Checkpoint]) -> None:
+    source = opened("31b", lm_head=True)
+    tensors = {name: tensor for name, tensor in source.tensors.items() if "embed_tokens" not in name}
+    plan = plan_model(replace(source, tensors=tensors))
+    table = by_name(plan_model(source))["token_embd.weight"]
+    assert rows(by_name(plan)["token_embd.weight"]).tobytes() == rows(table).tobytes()
+    assert any("takes its place" in note for note in plan.notes)
+    with pytest.raises(TensorError, match=r"are missing: .*embed_tokens"):
+        plan_model(with_config(replace(source, tensors=tensors), tie_word_embeddings=False))
+
+
+def test_what_config_says_of_a_head_that_is_not_there(opened: Callable[..., Checkpoint]) -> None:
     (note,) = plan_model(with_config(opened("31b"), tie_word_embeddings=False)).notes[:1]
     assert "none is stored" in note
     drafter = opened("assistant", lm_head=True)

@@ -6,6 +6,7 @@ The judge is the tokenizers library: the ids in a message are its ids.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from pathlib import Path
@@ -105,6 +106,7 @@ def cut(text: str) -> list[str]:
     return re.findall(r"[^\n]+|\n+", text.replace(" ", "\u2581"))
 
 
+doubling = {"type": "Replace", "pattern": {"String": "o"}, "content": "oo"}
 OTHER: dict[str, dict[str, Any]] = {
     name: {"normalizer": sequence("normalizers", step, SPACES)}
     for name, step in {
@@ -169,6 +171,15 @@ def test_other_ids_are_refused_with_an_example_and_both_lists(values: dict[str, 
         ({"pre_tokenizer": ["Split"]}, "unknown way"),
         ({"normalizer": {"type": 5}}, "unknown way"),
         ({"normalizer": sequence("normalizers", *[SPACES] * 65)}, "unknown way"),
+        (
+            {"normalizer": functools.reduce(lambda x, _: sequence("normalizers", x), range(200), SPACES)},
+            "unknown",
+        ),
+        ({"pre_tokenizer": split(Regex="(.+)+x")}, "pre_tokenizer is Split"),
+        ({"pre_tokenizer": split(Regex="(?:a|a|.)*x")}, "pre_tokenizer is Split"),
+        ({"pre_tokenizer": split(Regex=".*" * 40 + "x")}, "pre_tokenizer is Split"),
+        ({"pre_tokenizer": split(Regex=".*[|]?" * 40 + "x")}, "pre_tokenizer is Split"),
+        ({"normalizer": sequence("normalizers", *[doubling] * 16)}, "normalizer is Replace"),
         ({"model": {"continuing_subword_prefix": "##"}}, "continuing_subword_prefix is ##"),
         ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix is </w>"),
         ({"post_processor": {"type": "RobertaProcessing", "cls": ["<eos>", 1], "sep": ["<eos>", 1]}}, "puts"),
@@ -178,6 +189,18 @@ def test_other_ids_are_refused_with_an_example_and_both_lists(values: dict[str, 
 def test_parts_that_nobody_knows_are_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(message)):
         check(changed(**values))
+
+
+def test_long_tokens_take_no_time() -> None:
+    tokenizer = changed(model={"ignore_merges": True})
+    long = "a\n" * 200_000
+    tokenizer["model"]["vocab"][long] = len(tokenizer["model"]["vocab"])
+    tokenizer["model"]["merges"].append([long[:1], long[1:]])
+    tokenizer["added_tokens"].append({"content": long, "id": 9, "lstrip": True})
+    with pytest.raises(CheckpointError, match="has lstrip"):
+        check(tokenizer)
+    del tokenizer["added_tokens"][-1]
+    assert len(check(tokenizer)) == 1
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
