@@ -200,8 +200,8 @@ class Model:
         """
         self.require_tokens(ids)
         if not special:
-            with self.lifetime:
-                ids = [i for i in ids if not self._lib.llama_vocab_is_control(self.vocab, i)]
+            control = set(self.control.ids.values())
+            ids = [i for i in ids if i not in control]
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
     def require_tokens(self, ids: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ MAX_DEPTH = 100  # of the arguments of a call
 _ROLE_NAMES = {"model": "assistant", "function": "tool"}
 _ITEMS = ("function_call", "function_call_output", "reasoning")
 _RESPONSES = ("functionResponse", "function_response")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PART_TYPES = frozenset(KNOWN_TYPES)
 
 Message = dict[str, Any]
@@ -77,6 +79,7 @@ def check_each(messages: Sequence[Any]) -> list[list[Message]]:
     for i, message in enumerate(messages):
         try:
             groups.append(_check_message(message, f"messages[{i}]"))
+            _require_characters(groups[-1], f"messages[{i}]")
         except RecursionError as error:
             raise MessageError(f"messages[{i}] is nested too deeply, or holds itself.") from error
     return groups
@@ -379,6 +382,24 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise MessageError(f"{where} is a {type(value).__name__}; expected text.")
     return value
+
+
+def _require_characters(value: Any, where: str) -> None:
+    if isinstance(value, str):
+        half = _SURROGATE.search(value)
+        if half is not None:
+            before = value[max(0, half.start() - 20) : half.start()]
+            raise MessageError(
+                f"{where}: {half[0]!r} after {before!r} is half a surrogate pair, which is no character. "
+                "Decode where it comes from as UTF-8."
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _require_characters(key, where)
+            _require_characters(item, f"{where}.{key[:40]}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _require_characters(item, where if isinstance(item, dict) and "role" in item else f"{where}[{i}]")
 
 
 def _no_constant(name: str) -> NoReturn:

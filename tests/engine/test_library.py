@@ -109,9 +109,9 @@ def test_control_tokens_are_read_only_when_asked(model: Model) -> None:
         assert model.tokenize(f"a{text}b") == [*model.tokenize("a"), token, *model.tokenize("b")]
         plain = model.tokenize(f"a{text}b", special=False)
         assert not set(plain) & set(model.control.ids.values())
-        assert model.detokenize(plain) == f"a{text}b" and model.detokenize([token, *plain]) != f"a{text}b"
-        shown = model.detokenize([turn, *plain], special=False)
-        assert shown == f"a{text}b"
+        assert model.detokenize(plain) == f"a{text}b"
+        assert model.detokenize([token, *plain]) == f"{text}a{text}b"
+        assert model.detokenize([token, *plain, turn], special=False) == f"a{text}b"
 
 
 def test_many_control_tokens_in_a_text(model: Model) -> None:

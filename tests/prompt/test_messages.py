@@ -98,6 +98,8 @@ def test_sounds_and_clips() -> None:
         ([{"role": "user"}], r"messages\[0\] of the user has no content"),
         ([{"role": "user", "content": 5}], r"messages\[0\]\.content is a int"),
         (user({"type": "smell"}), r"messages\[0\]\.content\[0\].*'smell'.*image_url"),
+        (user("a", "b\ud800"), r"messages\[0\]\.content\[1\]\.text: '\\ud800' after 'b'"),
+        ([{"role": "assistant", "reasoning": "\udfff"}], r"messages\[0\]\.reasoning_content: '\\udfff'"),
         (user("a", {"txt": "b"}), r"content\[1\] is of type None"),
         (user({"type": "text", "text": None}), r"content\[0\]\.text is a NoneType"),
         (user({"type": "image_url"}), "image_url is None"),
