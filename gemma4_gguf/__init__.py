@@ -16,6 +16,8 @@ if not _os.path.isdir(_os.path.join(__path__[0], "convert")):  # noqa: PTH112, P
 # Name → where it is defined. Imported when first asked for: the command line starts, and can be interrupted,
 # before numpy and llama.cpp are loaded. Type checkers and editors read the same list in __init__.pyi.
 _HOMES = {
+    "AsyncChat": "async_session",
+    "AsyncSession": "async_session",
     "Audio": "types",
     "Box": "tasks.boxes",
     "Chat": "chat",

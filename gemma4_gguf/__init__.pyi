@@ -1,5 +1,6 @@
 """What `gemma4_gguf` gives, as type checkers and editors read it; `__init__.py` imports it when asked for."""
 
+from gemma4_gguf.async_session import AsyncChat, AsyncSession
 from gemma4_gguf.chat import Chat
 from gemma4_gguf.errors import Gemma4Error
 from gemma4_gguf.files.hub import pull
@@ -13,6 +14,8 @@ from gemma4_gguf.types import Audio, Chunk, Image, Pattern, Reply, Segment, Tool
 __version__: str
 
 __all__ = [
+    "AsyncChat",
+    "AsyncSession",
     "Audio",
     "Box",
     "Chat",

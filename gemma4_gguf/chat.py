@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from typing_extensions import Unpack
 
 from gemma4_gguf.chat_file import SavedChat, origin_of, write_chat_file
+from gemma4_gguf.engine.compute_thread import Cancelled
 from gemma4_gguf.engine.engine import Engine
 from gemma4_gguf.engine.kv_cache import SavedSequence
 from gemma4_gguf.errors import MessageError, OptionError
@@ -310,7 +311,7 @@ class Chat:
         try:
             with closing(generation.stream()) as chunks:
                 yield from (chunk for chunk in chunks if chunk.kind != "end")
-        except (GeneratorExit, KeyboardInterrupt):
+        except (GeneratorExit, KeyboardInterrupt, Cancelled):
             self._remember(new, generation.reply, left_out)
             raise
         reply = generation.reply

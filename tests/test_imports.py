@@ -27,6 +27,7 @@ READING_ORDER = (
     {"tasks"},
     {"chat", "chat_file"},
     {"session"},
+    {"async_session"},
     {"nano", "doctor", "demo"},
     {"cli"},
     {"__main__"},

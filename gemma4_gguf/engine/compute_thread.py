@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from gemma4_gguf.engine.openmp import WaitPolicy
@@ -27,6 +28,25 @@ T = TypeVar("T")
 
 _NAME = "gemma4-compute"
 wait_policy = WaitPolicy()
+
+
+class Cancelled(Exception):
+    """Whoever asked for this work does not want it any more."""
+
+
+# Of what this thread does: set when nobody wants it any more. It is looked at before each graph.
+cancellation: ContextVar[threading.Event | None] = ContextVar("cancellation", default=None)
+
+
+def require_wanted() -> None:
+    """Checks that what this thread does is still wanted.
+
+    Raises:
+        Cancelled: it is not.
+    """
+    event = cancellation.get()
+    if event is not None and event.is_set():
+        raise Cancelled
 
 
 def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
@@ -39,9 +59,13 @@ def compute(work: Callable[[], T], stop: Callable[[], None]) -> T:
 
     Returns:
         What the work returns.
+
+    Raises:
+        Cancelled: it is not wanted any more.
     """
     if threading.current_thread().name == _NAME:
         return work()
+    require_wanted()
 
     def measured() -> T:
         wait_policy.update()

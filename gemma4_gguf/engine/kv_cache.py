@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from gemma4_gguf.engine.compute_thread import require_wanted
 from gemma4_gguf.engine.lifetime import Lifetime
 from gemma4_gguf.errors import EngineError
 
@@ -165,10 +167,11 @@ class SequencePool:
 
     def __init__(self, n_seq: int, lifetime: Lifetime | None = None) -> None:
         self._lifetime = lifetime or Lifetime()
-        self._lifetime.on_stop(self._wake)
+        self._lifetime.on_stop(self.wake)
         self.states: tuple[SequenceState, ...] = tuple(SequenceState(i) for i in range(n_seq))
         self._free = list(self.states)
         self._holders: list[int] = []  # thread idents
+        self._waiting: deque[object] = deque()  # who waits, in the order they came
         self._changed = threading.Condition()
         self._clock = 0
 
@@ -185,17 +188,11 @@ class SequencePool:
 
         Raises:
             EngineError: this very thread holds all (streams it has not finished): waiting would never end.
+            Cancelled: it is not wanted any more.
         """
         me = threading.get_ident()
         with self._changed:
-            while not self._free:
-                if all(holder == me for holder in self._holders):
-                    raise EngineError(
-                        f"All {len(self._holders)} conversations of this session are in mid-reply. "
-                        "Finish or close the stream first, or open the session with a larger n_seq."
-                    )
-                self._changed.wait()
-                self._lifetime.require()
+            self._wait_for_free(me)
             state = self._choose(items, owner)
             self._free.remove(state)
             self._holders.append(me)
@@ -206,6 +203,24 @@ class SequencePool:
             yield state
         finally:
             self._give_back(state, me)
+
+    def _wait_for_free(self, me: int) -> None:
+        """Waits for a free sequence; who came first has it first."""
+        turn = object()
+        self._waiting.append(turn)
+        try:
+            while not self._free or self._waiting[0] is not turn:
+                if self._holders and all(holder == me for holder in self._holders) and not self._free:
+                    raise EngineError(
+                        f"All {len(self._holders)} conversations of this session are in mid-reply. "
+                        "Finish or close the stream first, or open the session with a larger n_seq."
+                    )
+                self._changed.wait()
+                self._lifetime.require()
+                require_wanted()
+        finally:
+            self._waiting.remove(turn)
+            self._changed.notify_all()
 
     @contextmanager
     def lend_own(self, owner: object) -> Iterator[SequenceState | None]:
@@ -234,7 +249,8 @@ class SequencePool:
             if states:
                 self._give_back(states[0], me)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Has everybody who waits look again whether it is still wanted."""
         with self._changed:
             self._changed.notify_all()
 
@@ -242,7 +258,7 @@ class SequencePool:
         with self._changed:
             self._holders.remove(holder)
             self._free.append(state)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _choose(self, items: Sequence[Item], owner: object | None) -> SequenceState:
         """One's own; else an empty one rather than what another needs or much is thrown away of."""

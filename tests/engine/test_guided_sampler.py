@@ -25,6 +25,7 @@ from gemma4_gguf.options import SamplingOptions
 from gemma4_gguf.reply.parser import ReplyParser
 from gemma4_gguf.special_tokens import Markers
 from gemma4_gguf.structured_output import as_constraint, tool_constraint
+from gemma4_gguf.types import Pattern
 
 
 class Pet(BaseModel):
@@ -102,7 +103,7 @@ def desk(session):
 
 KINDS = [
     (["yes", "no", 3, None], "choices", "3", 3),
-    (r"\d{3}-[a-z]{2,5}", "pattern", "123-ab", "123-ab"),
+    (Pattern(r"\d{3}-[a-z]{2,5}"), "pattern", "123-ab", "123-ab"),
     (re.compile("a|(b*)*c"), "pattern", "bbc", "bbc"),
     ('root ::= "x" | "y"+', "grammar", "yy", "yy"),
     ({"type": "array", "items": {"type": "integer"}, "maxItems": 3}, "schema", "[1, 2]", [1, 2]),
@@ -125,7 +126,7 @@ def test_kinds(schema, kind, text, value):
 
 
 @pytest.mark.parametrize(
-    "schema", [None, 3, True, b"x", [], ["a", "a"], [1, "1"], [[1]], re.compile("a", re.I), "("]
+    "schema", [None, 3, True, b"x", [], ["a", "a"], [1, "1"], [[1]], re.compile(b"a"), "("]
 )
 def test_what_is_no_schema(schema):
     with pytest.raises(SchemaError):
@@ -222,7 +223,7 @@ def test_tool_calls_are_drawn_in_tokens_that_the_parser_reads(desk):
 
 def test_a_thought_may_come_first(desk):
     markers, yes, no = desk.markers, desk.bytes[ord("y")], desk.bytes[ord("n")]
-    guide = desk.guide(as_constraint(r"y[a-z]*"), start="after_thought")
+    guide = desk.guide(as_constraint(Pattern("y[a-z]*")), start="after_thought")
     mask = guide.mask()
     assert mask[markers.channel_open] and mask[yes] and not mask[no]
     guide.commit(markers.channel_open)
@@ -238,7 +239,7 @@ def test_a_thought_may_come_first(desk):
 
 
 def test_a_thought_that_the_prompt_opened(desk):
-    guide = desk.guide(as_constraint(r"y[a-z]*"), start="after_thought", in_thought=True)
+    guide = desk.guide(as_constraint(Pattern("y[a-z]*")), start="after_thought", in_thought=True)
     assert guide.mask()[desk.bytes[ord("n")]]
     guide.commit(desk.markers.channel_close)
     assert not guide.mask()[desk.bytes[ord("n")]]
@@ -265,7 +266,7 @@ def test_text_before_a_call_is_free(desk):
 def test_banned_tokens_are_never_offered(desk):
     banned = desk.table.banned
     assert len(banned)
-    guide = desk.guide(as_constraint(".*"), start="after_thought")
+    guide = desk.guide(as_constraint(Pattern(".*")), start="after_thought")
     assert not guide.mask()[banned].any()
     guide.commit(desk.markers.channel_open)
     assert not guide.mask()[banned].any()
