@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemma4_gguf.grammars.tool_dicts import openai_tools
+from gemma4_gguf.grammars.tool_dicts import openai_tools, property_names
 from gemma4_gguf.reply.argument_types import deref, fit, literal, parse_json, properties
 from gemma4_gguf.reply.lenient_arguments import MAX_DEPTH, Lenient, Unreadable, twice
 from gemma4_gguf.reply.lexer import Piece
@@ -23,6 +23,7 @@ NAME = r"[^\s{}()\[\]\"',<>|]{1,128}"
 """Pattern of a tool's name in a call; it may have a namespace before it."""
 _HEAD = re.compile(rf"[\s:-]*(?:call:)?\s*({NAME})\s*")  # models leave out or double parts of `call:`
 _BEGINS = re.compile(rf"[\s:-]*({NAME})?\s{{0,8}}")
+_ENDS_KEY = ('"', "'", "{", "}")
 _LONGEST_HEAD = 256  # characters
 _EMPTY_THOUGHT = re.compile(rf"{re.escape(CHANNEL_OPEN)}\s*(?:thought\s*)?{re.escape(CHANNEL_CLOSE)}")
 _BLOCK = re.compile(r"BEGIN_ARG:?[ \t]*([^\n]*)\n(.*?)(?:\n?[ \t]*END_ARG|\Z)", re.DOTALL)
@@ -149,7 +150,8 @@ def _read_arguments(
 ) -> dict[str, Any]:
     known = properties(schema)
     strict = None
-    reader = _Strict(rest, mark)
+    odd = [name for name in property_names(schema) if any(c in name for c in (":", *_ENDS_KEY))]
+    reader = _Strict(rest, mark, sorted(odd, key=len, reverse=True))
     try:
         strict = reader.arguments()
     except Unreadable:
@@ -239,10 +241,17 @@ def _read_blocks(rest: str, schema: dict[str, Any], ends: bool) -> dict[str, Any
 
 
 class _Strict:
-    """The native format and nothing else; the first delimiter ends a string."""
+    """The native format and nothing else; the first delimiter ends a string.
 
-    def __init__(self, text: str, mark: str) -> None:
+    Args:
+        text: from the bracket on.
+        mark: stands for a delimiter.
+        names: declared keys that hold what would end a key, such as xml:lang; the longest first.
+    """
+
+    def __init__(self, text: str, mark: str, names: Sequence[str] = ()) -> None:
         self.text, self.mark, self.at, self.depth = text, mark, 0, 0
+        self.names = names
         self.notes: list[str] = []
 
     def arguments(self) -> dict[str, Any]:
@@ -269,9 +278,10 @@ class _Strict:
             return out
         while True:
             self.peek()
-            colon = self.text.find(":", self.at)
-            key = self.text[self.at : colon].strip()
-            if colon < 0 or not key or any(c in key for c in (self.mark, '"', "'", "{", "}")):
+            name = next((name for name in self.names if self.text.startswith(f"{name}:", self.at)), "")
+            colon = self.text.find(":", self.at + len(name))
+            key = name or self.text[self.at : colon].strip()
+            if colon < 0 or not key or (not name and any(c in key for c in (self.mark, *_ENDS_KEY))):
                 raise Unreadable
             if key in out:
                 self.notes.append(twice(key, out[key]))

@@ -19,10 +19,11 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from gemma4_gguf.errors import ToolError
-from gemma4_gguf.prompt.parts import is_pil
+from gemma4_gguf.errors import MessageError, ToolError
+from gemma4_gguf.prompt.parts import KNOWN_TYPES, is_pil, read_parts
 from gemma4_gguf.types import Audio, Image, Media
 
+_IN_BASE64 = ("data", "b64_json", "base64")
 _BYTES = (bytes, bytearray, memoryview)
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 _MOST_BITS = 14_000  # Python refuses to write longer ones
@@ -63,6 +64,8 @@ def as_result(value: Any, name: str) -> ToolResult:
             return ToolResult(*answer)
         if isinstance(value, str):
             return ToolResult(_clean(value))
+        if (parts := _content_parts(value)) is not None:
+            return ToolResult(parts)
         if isinstance(value, (list, tuple)) and any(map(_is_medium, value)):
             return ToolResult([_medium(one) if _is_medium(one) else _written(one) for one in value])
         if _is_medium(value):
@@ -199,6 +202,38 @@ def _scalar(value: Any, media: list[Media]) -> Any:
         raise _Unreadable(
             f"a {kind}. Return text, numbers, dicts, lists, dataclasses, Pydantic models, pictures or sounds."
         ) from error
+
+
+# Content in the shapes of providers
+
+
+def _content_parts(value: Any) -> list[Any] | None:
+    """Texts and media, where a value is one part of a message or a list of them, with media inside.
+
+    A part that only names a place is data: whoever lists files and pictures does not show them all.
+    """
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    if not any(isinstance(part, Mapping) and _holds_medium(part) for part in listed):
+        return None
+    try:
+        given = [{"type": "text", "text": part} if isinstance(part, str) else part for part in listed]
+        content = read_parts(given, "part")
+    except MessageError:  # it only looks like that
+        return None
+    if content.thoughts or content.calls or content.results:
+        return None
+    return [part[part["type"]] for part in content.parts]
+
+
+def _holds_medium(part: Mapping[str, Any]) -> bool:
+    if part.get("type") not in KNOWN_TYPES and not {"inlineData", "inline_data"} & set(part):
+        return False
+    levels = [part, *(inner for inner in part.values() if isinstance(inner, Mapping))]
+    values = [(key, one) for level in levels for key, one in level.items()]
+    return any(
+        _is_medium(one) or (isinstance(one, str) and (key in _IN_BASE64 or one[:5].lower() == "data:"))
+        for key, one in values
+    )
 
 
 # Content of MCP servers

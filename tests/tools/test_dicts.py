@@ -263,3 +263,36 @@ def test_names_come_back_from_calls(name: str) -> None:
     reply = parse_reply(f'<|tool_call>call:{name}{{city:<|"|>Oslo<|"|>}}<tool_call|>', [tool.declaration])
     assert [(call.name, call.arguments) for call in reply.tool_calls] == [(name, {"city": "Oslo"})]
     assert not reply.warnings
+
+
+ODD = (
+    "xml:lang",
+    "call:x",
+    "a b",
+    "a,b",
+    "a=b",
+    "it's",
+    'say "x"',
+    "{x}",
+    "filter[status]",
+    "-A",
+    "$ref",
+    "@type",
+    "ö",
+    "type",
+)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_of_arguments_come_back_from_calls(name: str) -> None:
+    inner = shallow(name)
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "integer"}, "in": {"anyOf": [inner, {"type": "null"}]}},
+    }
+    tool = {"name": "f", "inputSchema": schema}
+    assert name in as_tools([tool])[0].shown["function"]["parameters"]["properties"]
+    text = f'<|tool_call>call:f{{{name}:3,in:{{{name}:<|"|>a{{b<|"|>}}}}<tool_call|>'
+    reply = parse_reply(text, [tool])
+    assert [call.arguments for call in reply.tool_calls] == [{name: 3, "in": {name: "a{b"}}]
+    assert not reply.warnings and not reply.text

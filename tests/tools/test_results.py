@@ -190,6 +190,41 @@ def png() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+PNG = Image(base64.b64decode(png()))
+DATA = f"data:image/png;base64,{png()}"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": DATA}},
+        {"type": "image_url", "image_url": DATA},
+        {"type": "input_image", "image_url": DATA},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": png()}},
+        {"type": "image", "image": Image(base64.b64decode(png()))},
+        {"inlineData": {"mimeType": "image/png", "data": png()}},
+    ],
+)
+def test_parts_of_messages_are_shown(part: dict[str, Any]) -> None:
+    for value in (part, [part], [{"type": "text", "text": "seen"}, part], ["seen", part]):
+        content = as_result(value, "f").content
+        assert content == (["seen"] if isinstance(value, list) and len(value) > 1 else []) + [PNG]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"type": "file", "path": "a.png"}, {"type": "directory", "path": "b"}],
+        [{"type": "image", "url": "https://example.com/a.png"}],
+        [{"type": "image", "data": "not base64!"}],
+        {"type": "image", "data": 3},
+        {"type": "text", "text": "x", "score": 0.5},
+    ],
+)
+def test_what_only_looks_like_a_part_is_data(value: Any) -> None:
+    assert json.loads(as_result(value, "f").content) == value
+
+
 class TextContent(BaseModel):
     type: str = "text"
     text: str
@@ -204,7 +239,6 @@ class CallToolResult(BaseModel):
 
 
 PART = {"type": "image", "data": png(), "mimeType": "image/png"}
-PNG = Image(base64.b64decode(png()))
 
 
 @pytest.mark.parametrize(
