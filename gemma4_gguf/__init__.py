@@ -4,14 +4,9 @@
 makes them; every error on purpose is a `Gemma4Error` from `gemma4_gguf.errors`.
 """
 
-import os as _os
 from importlib import import_module as _import_module
 
 __version__ = "0.1.0"
-
-# In a checkout, convert/, grammars/ and templates/ stand beside this folder; installed, they are in it.
-if not _os.path.isdir(_os.path.join(__path__[0], "convert")):  # noqa: PTH112, PTH118
-    __path__.append(_os.path.dirname(__path__[0]))  # noqa: PTH120
 
 # Name → where it is defined. Imported when first asked for: the command line starts, and can be interrupted,
 # before numpy and llama.cpp are loaded. Type checkers and editors read the same list in __init__.pyi.

@@ -39,6 +39,21 @@ def test_command_and_module_start_from_an_empty_directory(tmp_path: Path) -> Non
     assert script.load().__module__ == "gemma4_gguf.__main__"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "import gemma4_gguf.session"),
+        ("-m", "gemma4_gguf", "--version"),
+        ("__main__.py", "--version"),
+        ("demo.py",),
+    ],
+)
+def test_it_starts_in_its_own_folder(arguments: tuple[str, ...]) -> None:
+    """Files there that are called like modules of the standard library (types) must not take their place."""
+    done = start(*arguments, cwd=ROOT / "gemma4_gguf")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_everything_public_comes_with_a_star_and_through_a_pipe() -> None:
     scope: dict[str, Any] = {}
     exec("from gemma4_gguf import *", scope)
@@ -60,13 +75,6 @@ def test_version_is_that_of_the_distribution() -> None:
 def test_mapped_packages_import_under_their_installed_names(tmp_path: Path) -> None:
     code = "import gemma4_gguf.convert, gemma4_gguf.templates, gemma4_gguf.grammars, gemma4_gguf.engine"
     assert start("-c", code, cwd=tmp_path).returncode == 0
-
-
-def test_a_checkout_is_a_package_without_an_installation() -> None:
-    """Where a script or `python -c` stands in the checkout, that is found first, whatever is installed."""
-    code = "import importlib.util, gemma4_gguf; print(importlib.util.find_spec('gemma4_gguf.convert').origin)"
-    done = start("-S", "-c", code, cwd=ROOT)
-    assert done.stdout.strip() == str(ROOT / "convert/__init__.py"), done.stderr
 
 
 def test_every_package_that_is_imported_is_asked_for() -> None:
