@@ -170,6 +170,18 @@ class GGUFFile:
         """general.architecture; "" without it."""
         return str(self.metadata.get("general.architecture", ""))
 
+    def require_aligned(self) -> None:
+        """Checks that the weights lie as llama.cpp's buffers must: it would end the process.
+
+        Raises:
+            GGUFError: they may lie anywhere.
+        """
+        if self.alignment % ALIGNMENT:
+            raise GGUFError(
+                f"{self.path}: general.alignment is {self.alignment}; expected a multiple of {ALIGNMENT}. "
+                "Convert the checkpoint again, or download another file."
+            )
+
 
 def open_gguf(path: str | Path) -> GGUFFile:
     """Reads and checks the header of a GGUF file.
@@ -292,7 +304,8 @@ def _parse(path: Path, view: mmap.mmap, stamp: Stamp) -> GGUFFile:
     raw = [_read_tensor(cursor) for _ in range(n_tensors)]
     metadata = Metadata(bytes(view[: cursor.position]), spans)
     alignment = metadata.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+    known = "general.alignment" not in metadata or metadata.type_name("general.alignment") == "UINT32"
+    if not known or alignment <= 0 or alignment & (alignment - 1):
         cursor.fail(f"general.alignment is {alignment!r}, not a power of two")
     data_offset = pad(cursor.position, alignment)
     tensors = _place(cursor, raw, data_offset, alignment)

@@ -23,15 +23,22 @@ from gemma4_gguf.files.gguf_reader import (
     open_gguf,
     require_gemma4,
 )
+from gemma4_gguf.files.key_types import MODEL_KEYS, check_types
 from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
+from gemma4_gguf.files.model_tensors import Layers, check_tensors
 from gemma4_gguf.special_tokens import NEVER_WRITTEN, TURN_CLOSE, TURN_OPEN
 
 IMAGE_ATTENTION_KEY = "general.gemma4.image_attention"
 
 _TOKENIZER = "gemma4"  # another one splits text wrongly
 _MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED_TYPE = 2, 3, 4, 5  # enum llama_token_type
+_MAX_WINDOW = (
+    2**20
+)  # times the sequences of a context it stays within 32 bits; published ones have 512 or 1024
+_ROPE_SCALING = ("none", "linear", "yarn", "longrope")
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED_TYPE, _BYTE_TYPE = 2, 3, 4, 5, 6  # enum llama_token_type
 _UNUSED = re.compile(r"<unused\d+>")
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _VOCABULARY_ARRAYS = {
     "tokens": "[STRING]",
     "token_type": "[INT32]",
@@ -118,12 +125,16 @@ def check_model(path: str | Path) -> ModelFacts:
             "cannot answer by itself. Open the model it belongs to."
         )
     view = MetadataView(file.metadata, file.path)
+    file.require_aligned()
     keys = view.section(MODEL_ARCHITECTURE)
     n_layer = keys.integer("block_count", minimum=2, maximum=MAX_LAYERS)
     _check_attention(keys, n_layer)
     _check_experts(keys, n_layer)
     n_vocab = _check_vocabulary(file, view)
+    check_types(file.metadata, view, MODEL_KEYS)
+    _check_unusual(keys)
     ple_width = keys.integer("embedding_length_per_layer_input", minimum=0)
+    check_tensors(file.tensors, view, _layers(keys, n_layer, n_vocab))
     metadata = file.metadata
     template = metadata.get("tokenizer.chat_template")
     return ModelFacts(
@@ -133,7 +144,7 @@ def check_model(path: str | Path) -> ModelFacts:
         n_embd=keys.integer("embedding_length"),
         n_vocab=n_vocab,
         n_ctx_train=keys.integer("context_length"),
-        n_swa=keys.integer("attention.sliding_window"),
+        n_swa=keys.integer("attention.sliding_window", maximum=_MAX_WINDOW),
         ple_width=ple_width,
         bidirectional_images=_bidirectional(view, ple_width),
         chat_template=template if isinstance(template, str) and template else None,
@@ -151,6 +162,10 @@ def _check_attention(keys: MetadataView, n_layer: int) -> None:
     if not any(pattern):
         raise keys.error("attention.sliding_window_pattern", "at least one layer with a sliding window")
     keys.number("attention.layer_norm_rms_epsilon", below=1.0)
+    for suffix in ("", "_swa"):
+        if keys.number(f"rope.freq_base{suffix}", default=1.0) == 0:
+            raise keys.error(f"rope.freq_base{suffix}", "a number above 0")
+    keys.integer("attention.sliding_window", maximum=_MAX_WINDOW)
     heads = keys.per_layer("attention.head_count", n_layer)
     kv_heads = keys.per_layer("attention.head_count_kv", n_layer)
     for layer, (n, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
@@ -196,6 +211,42 @@ def _check_experts(keys: MetadataView, n_layer: int) -> None:
         raise keys.error("expert_used_count", f"1 to {n_experts} experts for a token")
 
 
+def _check_unusual(keys: MetadataView) -> None:
+    """What no Gemma 4 has: llama.cpp asserts some of it, and computes something else for the rest."""
+    keys.number("final_logit_softcapping", default=0.0)
+    keys.text("rope.scaling.type", one_of=_ROPE_SCALING, default="none")
+    for name in ("scaling.factor", "scale_linear", "scaling.attn_factor", "scaling.alpha"):
+        keys.number(f"rope.{name}", default=1.0)
+    if not keys.flag("attention.causal", default=True):
+        raise keys.error("attention.causal", "true")
+    for name in ("expert_group_count", "expert_group_used_count", "nextn_predict_layers", "pooling_type"):
+        keys.integer(name, minimum=0, maximum=0, default=0)
+    width = keys.integer("embedding_length")
+    keys.integer("embedding_length_out", minimum=width, maximum=width, default=width)
+
+
+def _layers(keys: MetadataView, n_layer: int, n_vocab: int) -> Layers:
+    sliding = keys.flags("attention.sliding_window_pattern", n_layer)
+    dims = {True: keys.integer("attention.key_length_swa"), False: keys.integer("attention.key_length")}
+    n_experts = keys.integer("expert_count", minimum=0, default=0)
+    experts = keys.per_layer("expert_feed_forward_length", n_layer, minimum=0, default=0)
+    if len(set(experts)) > 1:
+        raise keys.error("expert_feed_forward_length", "the same width for all layers")
+    return Layers(
+        n_embd=keys.integer("embedding_length"),
+        n_vocab=n_vocab,
+        ple_width=keys.integer("embedding_length_per_layer_input", minimum=0),
+        sliding=sliding,
+        n_own=n_layer - keys.integer("attention.shared_kv_layers", minimum=0, default=0),
+        heads=keys.per_layer("attention.head_count", n_layer),
+        kv_heads=keys.per_layer("attention.head_count_kv", n_layer),
+        head_dims=[dims[is_sliding] for is_sliding in sliding],
+        inner=keys.per_layer("feed_forward_length", n_layer),
+        n_experts=n_experts,
+        expert_inner=experts[0],
+    )
+
+
 def _check_vocabulary(file: GGUFFile, view: MetadataView) -> int:
     vocabulary = view.section("tokenizer.ggml")
     vocabulary.text("model", one_of=(_TOKENIZER,))
@@ -205,6 +256,7 @@ def _check_vocabulary(file: GGUFFile, view: MetadataView) -> int:
     if len(ids) != len(tokens):
         n_twice = len(tokens) - len(ids)
         raise vocabulary.error("tokens", "each token once", found=f"has {n_twice} tokens that occur twice")
+    _check_token_texts(tokens, types, vocabulary)
     for key in ("bos_token_id", "eos_token_id"):
         vocabulary.integer(key, minimum=0, maximum=len(tokens) - 1)
     for marker in (TURN_OPEN, TURN_CLOSE):
@@ -214,12 +266,19 @@ def _check_vocabulary(file: GGUFFile, view: MetadataView) -> int:
                 "one, so that the model sees where turns begin and end",
                 found=f"says that {marker} is no control token",
             )
-    shape = (len(tokens), view.section(MODEL_ARCHITECTURE).integer("embedding_length"))
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is None or embedding.shape != shape:
-        found = "is missing" if embedding is None else f"has shape {list(embedding.shape)}"
-        raise view.error("token_embd.weight", f"shape {list(shape)}", found=found)
     return len(tokens)
+
+
+def _check_token_texts(tokens: list[str], types: list[int], vocabulary: MetadataView) -> None:
+    """llama.cpp ends a text at its first zero, names an empty one itself, and reads the number of a byte."""
+    empty = f"[EMPTY_{tokens.index('')}]" if "" in tokens else None
+    for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
+        if "\0" in text or text == empty:
+            found = f"has {text!r} at {i}, which llama.cpp takes for another token"
+            raise vocabulary.error("tokens", "texts without zeros, each once", found=found)
+        if kind == _BYTE_TYPE and not _BYTE.fullmatch(text):
+            found = f"says that {text!r} is a byte"
+            raise vocabulary.error("token_type", "bytes that are written <0xHH>", found=found)
 
 
 def _check_vocabulary_arrays(metadata: Metadata, vocabulary: MetadataView) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from gemma4_gguf.errors import GGUFError
 from gemma4_gguf.files.gguf_reader import GGUFFile, Stamp, TensorInfo, open_gguf, require_gemma4
+from gemma4_gguf.files.key_types import PROJECTOR_KEYS, check_types
 from gemma4_gguf.files.metadata_view import MAX_LAYERS, MetadataView
+from gemma4_gguf.files.model_tensors import MATRIX_TYPES, check_type
 
 _VISION_TYPES, _AUDIO_TYPES = ("gemma4v", "gemma4uv"), ("gemma4a", "gemma4ua")
 
@@ -55,6 +57,8 @@ def check_projector(path: str | Path) -> ProjectorFacts:
     if require_gemma4(file) != "projector":
         raise GGUFError(f"{file.path} is a model, not a projector (mmproj-….gguf).")
     view = MetadataView(file.metadata, file.path)
+    file.require_aligned()
+    check_types(file.metadata, view, PROJECTOR_KEYS)
     found = {}
     for modality, known in (("vision", _VISION_TYPES), ("audio", _AUDIO_TYPES)):
         if not view.flag(f"clip.has_{modality}_encoder", default=False):
@@ -78,6 +82,7 @@ def check_projector(path: str | Path) -> ProjectorFacts:
 
 
 _POOLING = 3  # llama.cpp's default; the key is optional
+_MAX_POOLING = 16  # times the patch it is the side of the smallest picture
 _CONV_KERNEL = 5  # llama.cpp pads the conformer's convolution for exactly this many steps
 _MEL_BANDS = 128
 SAMPLES_PER_TOKEN = 640  # of the 12B's audio part
@@ -128,12 +133,22 @@ def check_layout(path: str | Path) -> ProjectorLayout:
     for kind in facts.types:
         contents.require(_SHAPES[kind](contents, facts.width))
         if kind in _VISION_TYPES:
-            pooling = contents.size("clip.vision.projector.scale_factor", default=_POOLING)
+            pooling = contents.size(
+                "clip.vision.projector.scale_factor", default=_POOLING, maximum=_MAX_POOLING
+            )
             token_px = contents.size("clip.vision.patch_size") * pooling
             rows = file.tensors["v.position_embd.weight"].shape[1]
             max_side = rows if kind == "gemma4uv" else rows // pooling
             for key in ("image_mean", "image_std"):
-                contents.view.numbers(f"clip.vision.{key}", 3)
+                values = contents.view.numbers(f"clip.vision.{key}", 3)
+                if key == "image_std" and 0.0 in values:
+                    raise contents.view.error(f"clip.vision.{key}", "numbers that are not 0")
+            contents.size("clip.vision.image_size")
+        tower = "vision" if kind in _VISION_TYPES else "audio"
+        contents.view.number(f"clip.{tower}.attention.layer_norm_epsilon", below=1.0)
+        contents.view.integer(f"clip.{tower}.attention.head_count_kv", minimum=0, default=0)
+    if contents.view.flag("clip.use_silu", default=False):
+        raise contents.view.error("clip.use_silu", "false")
     says_gelu = contents.view.flag("clip.use_gelu", default=False)
     return ProjectorLayout(facts, token_px, max_side, says_gelu)
 
@@ -160,13 +175,21 @@ class _Contents:
             tensor = self.tensors.get(name)
             if tensor is None or tensor.shape != expected:
                 raise self.view.error(name, f"shape {list(expected)}", found=_form(tensor))
-            if len(expected) == 1 and tensor.type != "F32":
-                raise self.view.error(name, "F32", found=f"is {tensor.type}")
+            check_type(tensor, self.view, _tensor_types(name, len(expected)))
         for tensor in self.tensors.values():
             clamp = tensor.name.endswith((".input_min", ".input_max", ".output_min", ".output_max"))
             if clamp and (tensor.shape != (1,) or tensor.type != "F32"):
                 found = f"is {tensor.type} {list(tensor.shape)}"
                 raise self.view.error(tensor.name, "one F32 number", found=found)
+
+
+def _tensor_types(name: str, n_dims: int) -> frozenset[str]:
+    """Vectors, and the convolution of the conformer, must be F32; the other convolutions may be F16."""
+    if n_dims == 1 or name.endswith(".conv_dw.weight"):
+        return frozenset(("F32",))
+    if n_dims == 4:
+        return frozenset(("F32", "F16"))
+    return MATRIX_TYPES
 
 
 def _form(tensor: TensorInfo | None) -> str:
@@ -178,6 +201,8 @@ def _vision(contents: _Contents, width: int) -> Shapes:
     inner = contents.size("clip.vision.feed_forward_length")
     heads = contents.size("clip.vision.attention.head_count", maximum=hidden)
     head_dim = contents.size("clip.vision.attention.head_dim", default=max(1, hidden // heads))
+    if head_dim % 4:  # half of it is turned by the row, half by the column, both in pairs
+        raise contents.view.error("clip.vision.attention.head_count", f"{hidden} in heads of a multiple of 4")
     patch = contents.size("clip.vision.patch_size")
     rows = contents.shape("v.position_embd.weight", 3)[1]
     shapes: Shapes = {
@@ -200,7 +225,7 @@ def _vision(contents: _Contents, width: int) -> Shapes:
 
 def _vision_unified(contents: _Contents, width: int) -> Shapes:
     hidden = contents.size("clip.vision.embedding_length")
-    pooling = contents.size("clip.vision.projector.scale_factor", default=_POOLING)
+    pooling = contents.size("clip.vision.projector.scale_factor", default=_POOLING, maximum=_MAX_POOLING)
     pixels = 3 * (contents.size("clip.vision.patch_size") * pooling) ** 2
     rows = contents.shape("v.position_embd.weight", 3)[1]
     shapes: Shapes = {
@@ -221,6 +246,8 @@ def _conformer(contents: _Contents, width: int) -> Shapes:
     hidden = contents.size("clip.audio.embedding_length")
     inner = contents.size("clip.audio.feed_forward_length")
     heads = contents.size("clip.audio.attention.head_count", maximum=hidden)
+    if hidden % heads or hidden % 2:
+        raise contents.view.error("clip.audio.attention.head_count", f"a divisor of {hidden}")
     first, second = (contents.shape(f"a.conv1d.{i}.weight", 4)[0] for i in (0, 1))
     out = contents.shape("a.pre_encode.out.weight", 2)[0]
     shapes: Shapes = {

@@ -17,6 +17,8 @@ from gemma4_gguf.files.pairing import check_pair, find_projector
 from gemma4_gguf.files.projector_file import check_projector
 
 Converted = Callable[..., dict[str, Path]]
+WORDS = [f"t{i}" for i in range(998)]
+PLAIN: dict[str, Any] = {"tokenizer.ggml.token_type": [1] * 1000}
 
 
 def test_facts_of_a_causal_member(converted: Converted) -> None:
@@ -117,6 +119,33 @@ def test_sampling_and_suppressed_tokens_are_read(converted: Converted, tmp_path:
         ({"tokenizer.ggml.eos_token_id": 1000}, "eos_token_id is 1000"),
         ({"tokenizer.ggml.eos_token_id": "x"}, "eos_token_id is 'x'"),
         ({"tokenizer.ggml.tokens": ["twice"] * 1000}, "999 tokens that occur twice"),
+        ({"general.alignment": 8}, "is said to start"),
+        ({"general.alignment": 32.0}, "alignment"),
+        ({"general.name": 5}, "name is of type UINT32; expected STRING"),
+        ({"gemma4.context_length": 4096.0}, "context_length is of type FLOAT32; expected UINT32"),
+        ({"gemma4.attention.sliding_window": 2**31 - 1}, "sliding_window is 2147483647"),
+        ({"gemma4.attention.head_count": 0}, "head_count is 0"),
+        ({"gemma4.attention.head_count": 8}, r"attn_q\.weight has shape"),
+        ({"gemma4.attention.causal": False}, "causal is False"),
+        ({"gemma4.attention.causal": 1}, "causal is of type UINT32; expected BOOL"),
+        ({"gemma4.feed_forward_length": [256] * 5}, "feed_forward_length has 5 items"),
+        ({"gemma4.feed_forward_length": [256] * 6}, r"blk\.3\.ffn_gate\.weight has shape"),
+        ({"gemma4.feed_forward_length": ["x"] * 6}, r"feed_forward_length is of type \[STRING\]"),
+        ({"gemma4.rope.freq_base": 0.0}, "freq_base is 0.0"),
+        ({"gemma4.rope.freq_base": -1.0}, "freq_base is -1.0"),
+        ({"gemma4.rope.freq_base_swa": float("nan")}, "freq_base_swa is nan"),
+        ({"gemma4.rope.scaling.type": "spiral"}, "'spiral'; expected 'none'"),
+        ({"gemma4.rope.scaling.factor": float("inf")}, "factor is inf"),
+        ({"gemma4.final_logit_softcapping": float("nan")}, "softcapping is nan"),
+        ({"gemma4.expert_group_count": 2}, "expert_group_count is 2"),
+        ({"gemma4.nextn_predict_layers": 1}, "nextn_predict_layers is 1"),
+        ({"gemma4.embedding_length_out": 128}, "embedding_length_out is 128"),
+        ({"tokenizer.ggml.padding_token_id": "0"}, "padding_token_id is of type STRING"),
+        ({"tokenizer.ggml.add_bos_token": 1}, "add_bos_token is of type UINT32"),
+        ({"tokenizer.ggml.suppress_tokens": [1.0]}, r"suppress_tokens is of type \[FLOAT32\]"),
+        (PLAIN | {"tokenizer.ggml.tokens": [*WORDS, "a\0", "b"]}, "without zeros"),
+        (PLAIN | {"tokenizer.ggml.tokens": [*WORDS, "", "[EMPTY_998]"]}, "without zeros"),
+        ({"tokenizer.ggml.token_type": [6] * 1000}, "is a byte"),
     ],
 )
 def test_bad_models(changes: dict[str, Any], match: str, converted: Converted, tmp_path: Path) -> None:
