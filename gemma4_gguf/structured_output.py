@@ -24,7 +24,7 @@ from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
 from gemma4_gguf.grammars.grammar import Grammar, Text, either
 from gemma4_gguf.grammars.sources import pattern_grammar, schema_grammar, tools_grammar, type_schema
 from gemma4_gguf.options import ToolOptions
-from gemma4_gguf.reply.value_limits import MAX_TEXT, MAX_TOKENS, bounded, sensible_tokens
+from gemma4_gguf.reply.value_limits import MAX_TEXT, MAX_TOKENS, sensible_tokens
 from gemma4_gguf.tools.choice import read_tool_choice
 from gemma4_gguf.types import FinishReason, Pattern, Reply
 
@@ -148,7 +148,7 @@ def _from_text(text: str) -> Constraint:
 
 
 def _from_schema(kind: Kind, schema: Mapping[str, Any], read: Callable[[str], Any]) -> Constraint:
-    return Constraint(kind, schema_grammar(bounded(schema)), read, sensible_tokens(schema))
+    return Constraint(kind, schema_grammar(schema, longest_text=MAX_TEXT), read, sensible_tokens(schema))
 
 
 def tool_constraint(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Constraint:

@@ -9,6 +9,7 @@ one minimal deterministic automaton (`build`), and that becomes grammar nodes ag
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,9 +32,10 @@ from gemma4_gguf.grammars.grammar import (
     walk,
 )
 
-MAX_STATES = 3000
+MAX_STATES = 1500
 _MAX_NFA_STATES = 20_000
 _MAX_WEIGHT = 2000
+_MAX_TOLD = 100
 
 
 class TooLarge(Exception):
@@ -57,7 +59,12 @@ class Automaton:
 
 
 def build(
-    within: Sequence[Node], outside: Sequence[Node] = (), least: int = 0, most: int | None = None
+    within: Sequence[Node],
+    outside: Sequence[Node] = (),
+    least: int = 0,
+    most: int | None = None,
+    *,
+    max_states: int = MAX_STATES,
 ) -> Automaton:
     """The minimal automaton of several conditions on one string.
 
@@ -68,6 +75,7 @@ def build(
         outside: nodes that must not match it.
         least: characters of the shortest string.
         most: characters of the longest; None for any number.
+        max_states: of the product, before it is minimized.
 
     Raises:
         TooLarge: it needs too many states.
@@ -77,9 +85,9 @@ def build(
     machines = [_NFA(node, atoms) for node in nodes]
     first = (tuple(machine.closure([machine.start]) for machine in machines), 0)
     index = {first: 0}
-    queue, transitions, accepting = [first], [], set()
+    queue, transitions, accepting = deque([first]), [], set()
     while queue:
-        state = queue.pop(0)
+        state = queue.popleft()
         sets, n = state
         ends = [machine.end in found for machine, found in zip(machines, sets, strict=True)]
         if n >= least and all(ends[: len(within)]) and not any(ends[len(within) :]):
@@ -94,13 +102,43 @@ def build(
                     continue
                 target = (moved, length)
                 if target not in index:
-                    if len(index) >= MAX_STATES:
+                    if len(index) >= max_states:
                         raise TooLarge
                     index[target] = len(index)
                     queue.append(target)
                 row[atom] = index[target]
         transitions.append(row)
-    return _minimized(Automaton(tuple(atoms), tuple(transitions), frozenset(accepting)))
+    return minimized(Automaton(tuple(atoms), tuple(transitions), frozenset(accepting)))
+
+
+def is_empty(within: Sequence[Node], outside: Sequence[Node], least: int, most: int | None) -> bool:
+    """Whether no string meets the conditions of `build`; False also when that takes too long to tell."""
+    if max(least, most or 0) > _MAX_TOLD:
+        least, most = 0, None
+    try:
+        nodes = [*within, *outside]
+        atoms = _atoms(nodes)
+        machines = [_NFA(node, atoms, _MAX_TOLD * 20) for node in nodes]
+    except TooLarge:
+        return False
+    first = (tuple(machine.closure([machine.start]) for machine in machines), 0)
+    seen, queue = {first}, [first]
+    while queue:
+        if len(seen) * len(atoms) > _MAX_TOLD * 20:
+            return False
+        sets, n = queue.pop()
+        ends = [machine.end in found for machine, found in zip(machines, sets, strict=True)]
+        if n >= least and all(ends[: len(within)]) and not any(ends[len(within) :]):
+            return False
+        if most is not None and n >= most:
+            continue
+        for atom in range(len(atoms)):
+            moved = tuple(m.step(found, atom) for m, found in zip(machines, sets, strict=True))
+            target = (moved, n + 1 if most is not None else min(n + 1, least))
+            if all(moved[: len(within)]) and target not in seen:
+                seen.add(target)
+                queue.append(target)
+    return True
 
 
 def to_node(automaton: Automaton, grammar: Grammar, name_hint: str) -> Node:
@@ -197,68 +235,6 @@ def _weight(node: Node) -> int:
     return sum(1 for _ in walk(node))
 
 
-def length_range(node: Node) -> tuple[int, int | None]:
-    """Characters of the shortest and the longest string of a node without references; None for no longest."""
-    if isinstance(node, Text):
-        return len(node.value), len(node.value)
-    if isinstance(node, Seq):
-        parts = [length_range(item) for item in node.items]
-        longest = [most for _, most in parts]
-        return sum(p[0] for p in parts), None if None in longest else sum(m or 0 for m in longest)
-    if isinstance(node, Either):
-        parts = [length_range(item) for item in node.items]
-        longest = [most for _, most in parts]
-        return min(p[0] for p in parts), None if None in longest else max(m or 0 for m in longest)
-    if isinstance(node, Repeat):
-        least, most = length_range(node.item)
-        endless = (node.most is None and most != 0) or (most is None and node.most != 0)
-        return least * node.least, None if endless else (most or 0) * (node.most or 0)
-    return 1, 1
-
-
-def limit_length(node: Node, most: int) -> Node:
-    """A node whose strings are some of the given node's, none longer than `most`.
-
-    Its repetitions get bounds: "a*b*" limited to 10 becomes "a{0,5}b{0,5}". Used where the exact set would
-    need too many states.
-
-    Raises:
-        TooLarge: even the shortest string is longer.
-    """
-    shortest, longest = length_range(node)
-    if longest is not None and longest <= most:
-        return node
-    if shortest > most:
-        raise TooLarge
-    if isinstance(node, Either):
-        return either(*(limit_length(item, most) for item in node.items if length_range(item)[0] <= most))
-    if isinstance(node, Seq):
-        ranges = [length_range(item) for item in node.items]
-        spare = most - shortest
-        flexible = [i for i, (low, high) in enumerate(ranges) if high is None or high > low]
-        flexible.sort(key=lambda i: _slack(ranges[i], most))
-        items = list(node.items)
-        for k, i in enumerate(flexible):
-            share = min(spare // (len(flexible) - k), _slack(ranges[i], most))
-            items[i] = limit_length(items[i], ranges[i][0] + share)
-            spare -= share
-        return seq(*items)
-    if isinstance(node, Repeat):
-        low, high = length_range(node.item)
-        some = most // max(node.least, 1)
-        if node.most != 1:  # rather many short ones than few long ones
-            some = min(some, 64)
-        each = max(low, some if high is None else min(high, some), 1)
-        times = most // each
-        return Repeat(limit_length(node.item, each), node.least, min(times, node.most or times))
-    return node
-
-
-def _slack(bounds: tuple[int, int | None], most: int) -> int:
-    """How much longer than its shortest string a node can get."""
-    return most if bounds[1] is None else bounds[1] - bounds[0]
-
-
 def _atoms(nodes: Sequence[Node]) -> list[tuple[int, int]]:
     """All characters, cut wherever a set of some node begins or ends."""
     cuts = {0, MAX_CODE + 1}
@@ -285,7 +261,8 @@ class _NFA:
     `epsilon[state]` lists the states reached without a character, `moves[state]` those reached by one.
     """
 
-    def __init__(self, node: Node, atoms: list[tuple[int, int]]) -> None:
+    def __init__(self, node: Node, atoms: list[tuple[int, int]], max_states: int = _MAX_NFA_STATES) -> None:
+        self.max_states = max_states
         self.epsilon: list[list[int]] = []
         self.moves: list[list[tuple[frozenset[int], int]]] = []
         self._atoms = atoms
@@ -295,7 +272,7 @@ class _NFA:
         self.end = self.add(node, self.start)
 
     def new_state(self) -> int:
-        if len(self.moves) >= _MAX_NFA_STATES:
+        if len(self.moves) >= self.max_states:
             raise TooLarge
         self.epsilon.append([])
         self.moves.append([])
@@ -365,7 +342,7 @@ class _NFA:
         return self._steps[key]
 
 
-def _minimized(automaton: Automaton) -> Automaton:
+def minimized(automaton: Automaton) -> Automaton:
     """The minimal automaton: dead states dropped, equivalent ones merged (Moore's algorithm)."""
     before: dict[int, set[int]] = {}
     for state, row in enumerate(automaton.transitions):

@@ -33,14 +33,14 @@ class LongestMatchCheck:
 
     Args:
         lexemes: name → node.
-        terminals: name → node, for the references inside lexemes.
+        parts: name → node, for the references inside lexemes.
         rules: name → node over references to rules, to lexemes, and to tokens that are neither.
     """
 
     def __init__(
-        self, lexemes: Mapping[str, Node], terminals: Mapping[str, Node], rules: Mapping[str, Node]
+        self, lexemes: Mapping[str, Node], parts: Mapping[str, Node], rules: Mapping[str, Node]
     ) -> None:
-        self.lexemes, self.terminals, self.rules = lexemes, terminals, rules
+        self.lexemes, self.parts, self.rules = lexemes, parts, rules
         self.automata: dict[str, Automaton] = {}
         self.first: dict[str, Chars] = dict.fromkeys(rules, _NONE)
         self.nullable: set[str] = set()
@@ -67,7 +67,7 @@ class LongestMatchCheck:
     def inline(self, node: Node) -> Node:
         """A lexeme's node with its references replaced by what they refer to; lexemes have no recursion."""
         if isinstance(node, Ref):
-            return self.inline(self.terminals[node.name])
+            return self.inline(self.parts[node.name])
         return map_children(node, self.inline)
 
     def update_first(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gemma4_gguf.errors import GrammarError
+from gemma4_gguf.grammars.analysis import left_recursion
 from gemma4_gguf.grammars.grammar import (
     ANY,
     EMPTY,
@@ -16,7 +17,6 @@ from gemma4_gguf.grammars.grammar import (
     complement,
     either,
     hex_code,
-    left_recursion,
     parse_counts,
     references,
     seq,

@@ -1,4 +1,4 @@
-"""Grammar data model and GBNF writer: nodes, named rules, and their GBNF text.
+"""Grammar data model: nodes and named rules.
 
 A `Grammar` is an ordered table of named rules. Everything that makes a grammar (schemas, tools, patterns,
 GBNF text) makes one of these, and everything that uses one (GBNF text, Lark text for llguidance) reads it.
@@ -14,11 +14,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from gemma4_gguf.errors import GrammarError
+
 MAX_CODE = 0x10FFFF
 MAX_REPEAT = 1000  # half of llama.cpp's limit
+MAX_COUNT = 100_000
 # Quantifiers that GBNF, Lark and regular expressions have in common.
 QUANTIFIERS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-_SIGNS = {counts: sign for sign, counts in QUANTIFIERS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,17 @@ class Repeat:
     most: int | None
 
 
-Node = Text | Chars | Ref | Seq | Either | Repeat
+@dataclass(frozen=True)
+class Meet:
+    """What every item of `within` matches and none of `outside` does. GBNF cannot write it, Lark can."""
+
+    within: tuple[Node, ...]
+    outside: tuple[Node, ...] = ()
+
+
+Node = Text | Chars | Ref | Seq | Either | Repeat | Meet
 EMPTY = Seq(())
+NOTHING = Either(())  # what no text matches
 ANY = Chars(((0, MAX_CODE),))
 DIGIT = Chars(((0x30, 0x39),))
 
@@ -75,10 +86,15 @@ def seq(*items: Node) -> Node:
     """All of them in order; nested sequences and neighbouring texts are joined."""
     flat: list[Node] = []
     for item in items:
-        for part in item.items if isinstance(item, Seq) else (item,):
-            if isinstance(part, Text) and flat and isinstance(flat[-1], Text):
-                flat[-1] = Text(flat[-1].value + part.value)
-            elif part != Text(""):
+        for part in item.items if type(item) is Seq else (item,):
+            if type(part) is Text:
+                if flat and type(last := flat[-1]) is Text:
+                    flat[-1] = Text(last.value + part.value)
+                elif part.value:
+                    flat.append(part)
+            elif type(part) is Either and not part.items:
+                return NOTHING
+            else:
                 flat.append(part)
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
 
@@ -98,8 +114,8 @@ def either_or_none(items: Iterable[Node | None]) -> Node | None:
 
 
 def optional(item: Node) -> Node:
-    """The item or nothing."""
-    return item if item == EMPTY else Repeat(item, 0, 1)
+    """The item or the empty text."""
+    return EMPTY if item in (EMPTY, NOTHING) else Repeat(item, 0, 1)
 
 
 def char_set(ranges: Iterable[tuple[int, int]]) -> Chars:
@@ -147,8 +163,11 @@ def single_char(of: Chars) -> str:
 
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes directly inside a node."""
-    if isinstance(node, (Seq, Either)):
-        return node.items
+    kind = type(node)
+    if kind is Seq or kind is Either:
+        return node.items  # type: ignore[union-attr]
+    if isinstance(node, Meet):
+        return node.within + node.outside
     return (node.item,) if isinstance(node, Repeat) else ()
 
 
@@ -167,6 +186,8 @@ def map_children(node: Node, change: Callable[[Node], Node]) -> Node:
         return seq(*map(change, node.items))
     if isinstance(node, Either):
         return either(*map(change, node.items))
+    if isinstance(node, Meet):
+        return Meet(tuple(map(change, node.within)), tuple(map(change, node.outside)))
     return Repeat(change(node.item), node.least, node.most) if isinstance(node, Repeat) else node
 
 
@@ -186,10 +207,17 @@ class Grammar:
         rules: in order.
         lexemes: rules of a notation's smallest pieces (texts, numbers, names); between them stands only
             punctuation. Empty if that is not known.
+        meets: its lexemes may hold `Meet`; then it has no GBNF text.
+        base: the rules that a notation brought, the same object each time.
+        notes: where it is narrower than what it was made of, and how.
     """
 
     rules: dict[str, Node] = field(default_factory=dict)
     lexemes: set[str] = field(default_factory=set)
+    meets: bool = False
+    base: dict[str, Node] = field(default_factory=dict, repr=False)
+    notes: list[str] = field(default_factory=list)
+    _shared: dict[Node, Ref] = field(default_factory=dict, repr=False)
 
     def name_for(self, name_hint: str) -> str:
         """A free rule name like the hint, reserved: "Größe" gives "gr-e", and "gr-e-2" the next time.
@@ -215,15 +243,30 @@ class Grammar:
             self.lexemes.add(name)
         return Ref(name)
 
+    def share(self, name_hint: str, node: Node, *, lexeme: bool = False) -> Node:
+        """As `add`, with one rule for equal nodes, and none for what is short."""
+        if isinstance(node, (Ref, Text)) or (isinstance(node, Chars) and len(node.ranges) < 4):
+            return node
+        if node not in self._shared:
+            self._shared[node] = self.add(name_hint, node, lexeme=lexeme)
+        return self._shared[node]
+
     def repeat(self, item: Node, least: int, most: int | None, name_hint: str = "part") -> Node:
         """A repetition that llama.cpp counts right, however long, 2500 say as two blocks of 1000 and 500."""
         if most == 0:
             return EMPTY
         if least == most == 1:
             return item
+        if self.meets:  # llguidance counts
+            return Repeat(item, least, most)
         bounded = (most is not None and most > 1) or least > 1
-        if bounded and not isinstance(item, Chars) and not _is_character(item):
+        if bounded and not isinstance(item, Chars) and not is_character(item):
             item = self.add(name_hint, item)
+        if least > MAX_COUNT:
+            raise GrammarError(f"a repetition of {least} or more is longer than GBNF text can count")
+        if most is not None and most > MAX_COUNT:
+            self.notes.append(f"a repetition counts to {MAX_COUNT}, not to {most}")
+            most = MAX_COUNT
         parts: list[Node] = []
         if least > MAX_REPEAT:
             block = self.add(f"{name_hint}-block", Repeat(item, MAX_REPEAT, MAX_REPEAT))
@@ -246,163 +289,33 @@ class Grammar:
             node = either(seq(block, rest), Repeat(item, 0, MAX_REPEAT - 1))
         return node
 
-    def to_text(self) -> str:
-        """The grammar as GBNF: root first, only rules that are reached from it."""
-        reached, queue = {"root": None}, ["root"]
-        while queue:
-            for name in references(self.rules[queue.pop(0)]):
-                if name not in reached:
-                    reached[name] = None
-                    queue.append(name)
-        return "".join(f"{name} ::= {write_node(self.rules[name], _GBNF)}\n" for name in reached)
 
-
-def references(node: Node) -> Iterator[str]:
+def references(node: Node) -> list[str]:
     """Names of the rules a node refers to, in order."""
-    return (inner.name for inner in walk(node) if isinstance(inner, Ref))
+    found = []
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if type(node) is Ref:
+            found.append(node.name)
+        elif type(node) is not Text:
+            stack.extend(reversed(children(node)))
+    return found
 
 
-def left_recursion(grammar: Grammar) -> str | None:
-    """Name of a rule that can begin with itself (llama.cpp refuses those), None if there is none."""
-    nullable: set[str] = set()
-    while True:
-        more = {
-            name for name, node in grammar.rules.items() if name not in nullable and _nullable(node, nullable)
-        }
-        if not more:
-            break
-        nullable |= more
-    starts = {name: set(_starts(node, nullable)) for name, node in grammar.rules.items()}
-    for name in starts:
-        seen: set[str] = set()
-        queue = list(starts[name])
-        while queue:
-            other = queue.pop()
-            if other == name:
-                return name
-            if other not in seen:
-                seen.add(other)
-                queue += starts.get(other, ())
-    return None
+def depth(node: Node) -> int:
+    """How deep nodes are nested in a node."""
+    deepest, stack = 0, [(node, 1)]
+    while stack:
+        inner, level = stack.pop()
+        deepest = max(deepest, level)
+        stack += [(child, level + 1) for child in children(inner)]
+    return deepest
 
 
-def _nullable(node: Node, nullable: set[str]) -> bool:
-    """Whether a node matches the empty string, given the rules that do."""
-    if isinstance(node, Ref):
-        return node.name in nullable
-    if isinstance(node, Seq):
-        return all(_nullable(item, nullable) for item in node.items)
-    if isinstance(node, Either):
-        return any(_nullable(item, nullable) for item in node.items)
-    if isinstance(node, Repeat):
-        return node.least == 0 or _nullable(node.item, nullable)
-    return node == Text("")
-
-
-def _starts(node: Node, nullable: set[str]) -> Iterator[str]:
-    """Names of the rules a node can begin with, given the rules that match the empty string."""
-    if isinstance(node, Ref):
-        yield node.name
-    elif isinstance(node, Repeat):
-        yield from _starts(node.item, nullable)
-    elif isinstance(node, Either):
-        for item in node.items:
-            yield from _starts(item, nullable)
-    elif isinstance(node, Seq):
-        for item in node.items:
-            yield from _starts(item, nullable)
-            if not _nullable(item, nullable):
-                break
-
-
-@dataclass(frozen=True)
-class Syntax:
-    """How a grammar language writes nodes.
-
-    Args:
-        text: writes literal text.
-        char_set: writes a set of characters.
-        counts: writes a quantifier for which there is no sign, from (least, most).
-        bare_character: a quantifier may follow literal text of one character without brackets.
-    """
-
-    text: Callable[[str], str]
-    char_set: Callable[[Chars], str]
-    counts: Callable[[int, int | None], str]
-    bare_character: bool
-
-
-def write_node(node: Node, syntax: Syntax, inside: bool = False) -> str:
-    """Text of a node; `inside` a sequence or repetition, alternatives and sequences need brackets."""
-    if isinstance(node, Text):
-        return syntax.text(node.value)
-    if isinstance(node, Chars):
-        return syntax.char_set(node)
-    if isinstance(node, Ref):
-        return node.name
-    if isinstance(node, Seq):
-        text = " ".join(write_node(item, syntax, True) for item in node.items) or '""'
-        return f"({text})" if inside and len(node.items) > 1 else text
-    if isinstance(node, Either):
-        text = " | ".join(write_node(item, syntax) for item in node.items)
-        return f"({text})" if inside else text
-    item = write_node(node.item, syntax, True)
-    if isinstance(node.item, (Repeat, Text)) and not (syntax.bare_character and _is_character(node.item)):
-        item = f"({item})"
-    return item + (_SIGNS.get((node.least, node.most)) or syntax.counts(node.least, node.most))
-
-
-def class_ranges(of: Chars) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """How to write a set as a character class: "^" and the ranges left out if it reaches the last character.
-
-    Otherwise "" and its own ranges.
-    """
-    others = complement(of).ranges
-    negated = bool(of.ranges) and of.ranges[-1][1] == MAX_CODE and bool(others)
-    return ("^", others) if negated else ("", of.ranges)
-
-
-def _is_character(node: Node) -> bool:
+def is_character(node: Node) -> bool:
+    """Whether a node is a text of one character."""
     return isinstance(node, Text) and len(node.value) == 1
-
-
-def _show_text(value: str) -> str:
-    return '"' + "".join(map(_escape, value)) + '"'
-
-
-def _show_set(of: Chars) -> str:
-    sign, ranges = class_ranges(of)
-    body = "".join(
-        _escape(chr(low), True) if low == high else f"{_escape(chr(low), True)}-{_escape(chr(high), True)}"
-        for low, high in ranges
-    )
-    return f"[{sign}{body}]"
-
-
-def _show_counts(least: int, most: int | None) -> str:
-    if least == most:
-        return "" if least == 1 else f"{{{least}}}"
-    return f"{{{least},{'' if most is None else most}}}"
-
-
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
-
-
-def _escape(char: str, in_set: bool = False) -> str:
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    if in_set and char in "[]":
-        return "\\" + char
-    if (in_set and char in "^-") or ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
-        return f"\\x{ord(char):02X}"
-    if char == '"' and not in_set:
-        return '\\"'
-    if char.isprintable():
-        return char
-    return f"\\u{ord(char):04X}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08X}"
-
-
-_GBNF = Syntax(_show_text, _show_set, _show_counts, bare_character=True)
 
 
 def hex_code(digits: str, n: int) -> int | None:

@@ -1,11 +1,12 @@
 """Lark writer: `Grammar` → Lark text for llguidance.
 
-llguidance splits a text into lexemes by longest match, and parses the lexemes. So what needs no recursion
-becomes one lexeme, a regular expression, as large as possible; the rest becomes rules. For instance
+llguidance splits a text into lexemes by longest match, and parses the lexemes. Where the pieces of a notation
+are known (texts, numbers, names), they are the lexemes, with the punctuation between them. Else what needs no
+recursion becomes one lexeme, a regular expression, as large as possible; the rest becomes rules. For instance
 
     root ::= "[" item ("," item)* "]"      →      start: T0 r1 (T1 r1)* T2
     item ::= [0-9]+ | root                        r1: T3 | start
-                                                  T0: "["     T1: ","     T2: "]"     T3: /[0-9]/+
+                                                  T0: /\\[/    T1: /,/    T2: /\\]/    T3: /[0-9]+/
 
 Where the longest match would be wrong (see `boundaries`), every character is a lexeme: exact, and slower.
 
@@ -16,28 +17,37 @@ Reference: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
+from gemma4_gguf.errors import GrammarError
+from gemma4_gguf.grammars.analysis import rule_users
 from gemma4_gguf.grammars.boundaries import LongestMatchCheck
 from gemma4_gguf.grammars.grammar import (
     Chars,
     Either,
     Grammar,
+    Meet,
     Node,
     Ref,
     Repeat,
     Seq,
-    Syntax,
     Text,
-    class_ranges,
+    children,
+    depth,
     either,
     map_children,
     references,
     seq,
-    write_node,
 )
+from gemma4_gguf.grammars.regex_writer import RegexWriter, show_counts
+from gemma4_gguf.grammars.writing import Syntax, write_node
+from gemma4_gguf.special_tokens import QUOTE
 
 _MAX_SIZE = 20_000
+_MAX_BRACKETS = 16
+_MAX_LEVELS = 80  # of a regular expression
+_MAX_CHAIN = 1000
 # What a text of punctuation and literals is cut into.
 _CHARACTER = re.compile(r"(?s).")
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"]+|"')
@@ -54,29 +64,72 @@ def to_lark(grammar: Grammar, markers: Mapping[str, int] | None = None) -> str:
 
     Returns:
         Lark text, its rule called start.
+
+    Raises:
+        GrammarError: it is nested so deeply that llguidance would exceed its stack.
     """
     markers = markers or {}
-    split = _LexemeSplit(grammar, markers)
-    rules = split.rules()
-    if split.recursive:
-        if grammar.lexemes:
-            split = _LexemeSplit(grammar, markers, lexeme_rules=grammar.lexemes)
-            rules = split.rules()
-        elif not LongestMatchCheck(split.lexemes, split.terminals, rules).is_safe():
+    if grammar.lexemes:
+        split = _LexemeSplit(grammar, markers, lexeme_rules=grammar.lexemes)
+        rules = split.rules()
+    else:
+        split = _LexemeSplit(grammar, markers)
+        rules = split.rules()
+        if split.recursive and not LongestMatchCheck(split.lexemes, grammar.rules, rules).is_safe():
             split = _LexemeSplit(grammar, markers, per_character=True)
             rules = split.rules()
+    rules = _flattened(rules)
+    _check_chains(rules)
     # Text that the grammar forces would else have to come in the tokens that llguidance cuts it into, not in
     # those that the model was trained to write.
     lines = ['%llguidance {"no_forcing": true}\n']
     lines += [f"{name}: {write_node(node, _LARK)}\n" for name, node in rules.items()]
-    lines += [f"{name}: {write_node(node, _LARK)}\n" for name, node in split.terminals.items()]
+    regexes = RegexWriter(grammar)
+    lines += [f"{name}: {regexes.lexeme(node)}\n" for name, node in split.lexemes.items()]
     return "".join(lines)
+
+
+def _flattened(rules: dict[str, Node]) -> dict[str, Node]:
+    """Rules without deep brackets, of which llguidance reads 30: what is inside becomes a rule of its own."""
+    more: dict[str, Node] = {}
+
+    def flat(node: Node) -> tuple[Node, int]:
+        inner = children(node)
+        if not inner:
+            return node, 0
+        found = [flat(child) for child in inner]
+        level = 1 + max([level for _, level in found])
+        if any([part is not child for (part, _), child in zip(found, inner, strict=True)]):
+            parts = iter([part for part, _ in found])
+            node = map_children(node, lambda _: next(parts))
+        if level < _MAX_BRACKETS:
+            return node, level
+        name = f"rr{len(more)}"
+        more[name] = node
+        return Ref(name), 0
+
+    return {name: flat(node)[0] for name, node in rules.items()} | more
+
+
+def _check_chains(rules: Mapping[str, Node]) -> None:
+    """Check how deep llguidance goes from rule to rule, each visited when first referred to."""
+    seen, path, deepest = {"start"}, [iter(references(rules["start"]))], 0
+    while path:
+        deepest = max(deepest, len(path))
+        name = next(path[-1], None)
+        if name is None:
+            path.pop()
+        elif name not in seen and name in rules:
+            seen.add(name)
+            path.append(iter(references(rules[name])))
+    if deepest > _MAX_CHAIN:
+        raise GrammarError(
+            f"more than {_MAX_CHAIN} rules refer to one another; flatten the schema or the grammar"
+        )
 
 
 class _LexemeSplit:
     """A grammar split into lexemes, and rules over them.
-
-    Lark calls a named regular expression a terminal. Every lexeme is one; others are only parts of lexemes.
 
     Args:
         grammar: to split.
@@ -97,32 +150,29 @@ class _LexemeSplit:
         self.ids = markers
         longest_first = sorted(markers, key=len, reverse=True)
         self.markers = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self.sizes: dict[str, int] = {}
-        self.recursive = self.size(Ref("root"), ()) > _MAX_SIZE
+        self.marked: dict[str, bool] = {}
+        self.sizes = {} if lexeme_rules or per_character else self.measured()
+        self.recursive = self.size(Ref("root")) > _MAX_SIZE
         self.names: dict[str, str] = {"root": "start"}  # rule of the grammar → Lark rule
-        self.terminal_names: dict[str, str] = {}  # rule of the grammar → terminal
         self.lexemes: dict[str, Node] = {}
-        self.terminals: dict[str, Node] = {}
-        self.by_node: dict[Node, str] = {}
+        self.by_node: dict[Node, Ref] = {}
+        self.split_texts: dict[str, Node] = {}
 
     def rules(self) -> dict[str, Node]:
         """Rules whose leaves are references to rules and lexemes, start first."""
         out: dict[str, Node] = {}
-        queue = ["root"]
+        queue = deque(["root"])
         while queue:
-            name = queue.pop(0)
-            node = self.over_lexemes(self.source[name])
-            out[self.names[name]] = node
-            for found in references(node):
-                source = next((s for s, n in self.names.items() if n == found), None)
-                if source is not None and found not in out and source not in queue:
-                    queue.append(source)
+            name = queue.popleft()
+            known = len(self.names)
+            out[self.names[name]] = self.over_lexemes(self.source[name])
+            queue.extend(list(self.names)[known:])
         return out
 
     def over_lexemes(self, node: Node) -> Node:
         """A node of the grammar as one whose leaves are references to Lark rules and lexemes."""
         if self.is_lexeme(node):
-            return self.lexeme(node)
+            return self.around_markers(node) if self.lexeme_rules else self.lexeme(node)
         if isinstance(node, Ref):
             if node.name not in self.names:
                 self.names[node.name] = f"r{len(self.names)}"
@@ -135,15 +185,46 @@ class _LexemeSplit:
             return Repeat(self.over_lexemes(node.item), node.least, node.most)
         return self.split_text(node) if isinstance(node, Text) else self.lexeme(node)
 
+    def around_markers(self, node: Node) -> Node:
+        """A lexeme, or where it holds markers, which are tokens, the lexemes between them."""
+        if not self.holds_marker(node):
+            return self.lexeme(node)
+        if isinstance(node, Ref):
+            return self.around_markers(self.source[node.name])
+        if isinstance(node, Text):
+            return self.split_text(node)
+        if not isinstance(node, Seq):
+            return map_children(node, self.around_markers)
+        parts: list[Node] = []
+        run: list[Node] = []
+        for item in (*node.items, None):
+            if item is not None and not self.holds_marker(item):
+                run.append(item)
+                continue
+            parts += [self.lexeme(seq(*run))] if run else []
+            run = []
+            parts += [self.around_markers(item)] if item is not None else []
+        return seq(*parts)
+
+    def holds_marker(self, node: Node) -> bool:
+        """Whether a marker stands in a node or what it refers to."""
+        if isinstance(node, Ref):
+            if node.name not in self.marked:
+                self.marked[node.name] = self.holds_marker(self.source[node.name])
+            return self.marked[node.name]
+        if isinstance(node, Text):
+            return self.markers.search(node.value) is not None
+        if isinstance(node, Meet):  # a text that is not to be written is no marker
+            return any(map(self.holds_marker, node.within))
+        return any(map(self.holds_marker, children(node)))
+
     def is_lexeme(self, node: Node) -> bool:
         """Whether a node becomes one lexeme: without recursion and markers, and not too large."""
         if self.per_character or isinstance(node, Chars):
             return isinstance(node, Chars)
         if self.lexeme_rules:
-            return (
-                isinstance(node, Ref) and node.name in self.lexeme_rules and self.size(node, ()) <= _MAX_SIZE
-            )
-        return self.size(node, ()) <= _MAX_SIZE
+            return isinstance(node, Ref) and node.name in self.lexeme_rules
+        return self.size(node) <= _MAX_SIZE
 
     def grouped(self, items: tuple[Node, ...], join: Callable[..., Node]) -> list[Node]:
         """Items over lexemes; neighbours that could each be a lexeme become one together."""
@@ -162,84 +243,64 @@ class _LexemeSplit:
 
     def split_text(self, node: Text) -> Node:
         """A text as lexemes, and token references such as <[48]> where it holds markers."""
+        if node.value in self.split_texts:
+            return self.split_texts[node.value]
         parts: list[Node] = []
-        at = 0
+        at, quoted = 0, False
         for match in [*self.markers.finditer(node.value), None]:
             end = len(node.value) if match is None else match.start()
-            piece = _CHARACTER if self.per_character else _PIECE if self.lexeme_rules else _ALL
+            piece = _CHARACTER if self.per_character else _PIECE if self.lexeme_rules and not quoted else _ALL
             parts += [self.lexeme(Text(text)) for text in piece.findall(node.value[at:end])]
             if match is not None:
                 parts.append(Ref(f"<[{self.ids[match.group()]}]>"))
-                at = match.end()
-        return seq(*parts)
+                at, quoted = match.end(), quoted != (match.group() == QUOTE)
+        self.split_texts[node.value] = seq(*parts)
+        return self.split_texts[node.value]
 
     def lexeme(self, node: Node) -> Ref:
-        """A reference to the lexeme that a node becomes."""
-        name = self.terminal(self.to_terminals(node))
-        self.lexemes[name] = self.terminals[name]
-        return Ref(name)
-
-    def to_terminals(self, node: Node) -> Node:
-        """A node inside a lexeme, with its references to rules turned into references to terminals."""
-        if isinstance(node, Ref):
-            if node.name not in self.terminal_names:
-                self.terminal_names[node.name] = self.terminal(self.to_terminals(self.source[node.name]))
-            return Ref(self.terminal_names[node.name])
-        return map_children(node, self.to_terminals)
-
-    def terminal(self, node: Node) -> str:
-        """Name of the terminal for a node; equal nodes share one."""
-        if isinstance(node, Ref):
-            return node.name
+        """A reference to the lexeme that a node becomes; equal nodes share one."""
         if node not in self.by_node:
-            self.by_node[node] = f"T{len(self.terminals)}"
-            self.terminals[self.by_node[node]] = node
+            name = f"T{len(self.lexemes)}"
+            self.by_node[node] = Ref(name)
+            self.lexemes[name] = node
         return self.by_node[node]
 
-    def size(self, node: Node, above: tuple[str, ...]) -> int:
+    def measured(self) -> dict[str, int]:
+        """The size of every rule, those first that refer to no others; recursive ones are too large."""
+        users = rule_users(self.source)
+        missing = {name: len(set(references(node))) for name, node in self.source.items()}
+        levels: dict[str, int] = {}
+        self.sizes = {}
+        queue = deque(name for name, n in missing.items() if not n)
+        while queue:
+            name = queue.popleft()
+            node = self.source[name]
+            levels[name] = depth(node) + max((levels[other] for other in references(node)), default=0)
+            self.sizes[name] = self.size(node) if levels[name] <= _MAX_LEVELS else _MAX_SIZE + 1
+            for user in users.get(name, ()):
+                missing[user] -= 1
+                if not missing[user]:
+                    queue.append(user)
+        return self.sizes
+
+    def size(self, node: Node) -> int:
         """Number of nodes of a lexeme, all it refers to included.
 
-        More than `_MAX_SIZE` where no lexeme can be: for recursion (a rule among `above`, the rules that are
-        being measured) and for markers, which are tokens.
+        More than `_MAX_SIZE` where no lexeme can be: for recursion and for markers, which are tokens.
         """
         if isinstance(node, Ref):
-            if node.name in above:
-                return _MAX_SIZE + 1
-            if node.name not in self.sizes:
-                self.sizes[node.name] = self.size(self.source[node.name], (*above, node.name))
-            return self.sizes[node.name]
+            return self.sizes.get(node.name, _MAX_SIZE + 1)
         if isinstance(node, Text):
             return _MAX_SIZE + 1 if self.markers.search(node.value) else 1
-        if isinstance(node, (Seq, Either)):
-            return 1 + sum(self.size(item, above) for item in node.items)
-        return 1 + self.size(node.item, above) if isinstance(node, Repeat) else 1
+        return 1 + sum(map(self.size, children(node)))
 
 
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+def _no_text(value: str) -> str:
+    raise TypeError(f"{value!r} is no lexeme")
 
 
-def _show_text(value: str) -> str:
-    return '"' + "".join(_ESCAPES.get(c, c) for c in value) + '"'
+def _no_set(of: Chars) -> str:
+    raise TypeError(f"{of!r} is no lexeme")
 
 
-def _show_set(of: Chars) -> str:
-    """A class of Rust's regular expressions, which know no surrogates."""
-    sign, ranges = class_ranges(of)
-    body = ""
-    for low, high in ranges:
-        for a, b in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):
-            if a <= b:
-                body += _code(a) if a == b else f"{_code(a)}-{_code(b)}"
-    return f"/[{sign}{body}]/"
-
-
-def _show_counts(least: int, most: int | None) -> str:
-    return f"{{{least},{'' if most is None else most}}}"
-
-
-def _code(code: int) -> str:
-    char = chr(code)
-    return char if char.isascii() and char.isalnum() else f"\\u{{{code:X}}}"
-
-
-_LARK = Syntax(_show_text, _show_set, _show_counts, bare_character=False)
+_LARK = Syntax(_no_text, _no_set, show_counts, bare_character=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 from gemma4_gguf.errors import SchemaError
@@ -29,10 +30,17 @@ from gemma4_gguf.grammars.grammar import (
     intersection,
     seq,
     single_char,
+    union,
 )
 from gemma4_gguf.grammars.regex import ANYTHING
 from gemma4_gguf.grammars.shipped import load
 from gemma4_gguf.special_tokens import QUOTE
+
+
+@cache
+def _base(name: str) -> Grammar:
+    """A shipped grammar; whoever changes it changes a copy of its rules."""
+    return parse_gbnf(load(name))
 
 
 class Notation(Protocol):
@@ -45,7 +53,9 @@ class Notation(Protocol):
         space: may stand after punctuation.
         forbidden: nodes that no text may match (what would end it too early).
         key_quote: stands before and after the name of a member.
+        any_char: one character of any text.
         key_patterns: (pattern, "") that names which are not given must match.
+        key_chars: the characters that such a name may begin with, and go on with.
         lexemes: rules of `base` that are the smallest pieces of the notation.
     """
 
@@ -55,14 +65,22 @@ class Notation(Protocol):
     space: Node
     forbidden: tuple[Node, ...]
     key_quote: Node
+    any_char: Node
     key_patterns: tuple[tuple[str, str], ...]
+    key_chars: tuple[Chars, Chars]
     lexemes: frozenset[str]
+
+    def __hash__(self) -> int:
+        """Notations are told apart as objects."""
 
     def char(self, of: Chars) -> Node:
         """One character of a set, as it is written inside a text."""
 
     def text(self, value: str, pointer: str) -> Node:
         """This very text, quotes included."""
+
+    def unquoted(self, value: str, pointer: str) -> Node:
+        """This very text, without quotes."""
 
     def key(self, name: str) -> Node:
         """The name of a member, before the colon."""
@@ -85,17 +103,22 @@ class JsonNotation:
     space: Node = Ref("ws")
     forbidden: tuple[Node, ...] = ()
     key_quote: Node = quote
+    any_char: Node = Ref("char")
     key_patterns: tuple[tuple[str, str], ...] = ()
+    key_chars = (ANY, ANY)
     lexemes = frozenset({"string", "number", "boolean", "null", "ws"})
 
     def __init__(self) -> None:
-        self.base = parse_gbnf(load("json"))
+        self.base = _base("json")
 
     def char(self, of: Chars) -> Node:
+        return self._char(of)
+
+    @staticmethod
+    @lru_cache(maxsize=2000)
+    def _char(of: Chars) -> Node:
         if (only := single_char(of)) and only.isascii() and only.isprintable() and only not in '"\\':
             return Text(only)
-        if of == ANY:
-            return Ref("char")
         plain = intersection(of, complement(char_set((*chars('"\\').ranges, *_CONTROL.ranges))))
         ways: list[Node] = [plain] if plain.ranges else []
         ways += [Text("\\" + c) for c in '"\\' if _has(of, c)]
@@ -104,13 +127,23 @@ class JsonNotation:
         else:
             for code in range(0x20):
                 if _has(of, chr(code)):
-                    ways.append(Text(f"\\u{code:04x}"))
+                    ways.append(seq(Text("\\u"), _between(code, code, _PLAIN)))
                     ways += [Text("\\" + _SHORT[chr(code)])] if chr(code) in _SHORT else []
-        ways += [Text("\\u007f")] if _has(of, "\x7f") else []
+        ways += [seq(Text("\\u"), _between(0x7F, 0x7F, _PLAIN))] if _has(of, "\x7f") else []
         return either(*ways, *_escaped(intersection(of, _BEYOND_ASCII)))
 
     def text(self, value: str, pointer: str) -> Node:
-        return either(*(Text(json.dumps(value, ensure_ascii=ascii_only)) for ascii_only in (False, True)))
+        return either(*(Text(f'"{written}"') for written in self._ways(value)))
+
+    def unquoted(self, value: str, pointer: str) -> Node:
+        return either(*map(Text, self._ways(value)))
+
+    def _ways(self, value: str) -> list[str]:
+        """The text escaped as far as JSON asks, and all of it; half a surrogate pair has an escape only."""
+        escaped = json.dumps(value)[1:-1]
+        if value.isascii() or _is_broken(value):
+            return [escaped]
+        return [json.dumps(value, ensure_ascii=False)[1:-1], escaped]
 
     def key(self, name: str) -> Node:
         return self.text(name, "")
@@ -175,6 +208,9 @@ def _between(low: int, high: int, places: tuple[tuple[Node, tuple[Chars, ...]], 
     return either(*ways)
 
 
+_KEY_FIRST = char_set([(0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), *chars("_@$").ranges])
+
+
 class ToolCallNotation:
     """Gemma's notation of tool calls: bare keys in alphabetical order, unescaped texts between <|"|>."""
 
@@ -183,19 +219,26 @@ class ToolCallNotation:
     space: Node = EMPTY
     forbidden: tuple[Node, ...] = (seq(ANYTHING, Text(QUOTE), ANYTHING),)
     key_quote: Node = EMPTY
+    any_char: Node = ANY
     key_patterns: tuple[tuple[str, str], ...] = ((r"^[A-Za-z0-9_@$][A-Za-z0-9_@$./-]*$", ""),)
+    key_chars = (_KEY_FIRST, union(_KEY_FIRST, chars("./-")))
     lexemes = frozenset({"text", "key", "number", "boolean", "null"})
 
     def __init__(self) -> None:
-        self.base = parse_gbnf(load("tool_call"))
+        self.base = _base("tool_call")
 
     def char(self, of: Chars) -> Node:
         return Text(only) if (only := single_char(of)) else of
 
     def text(self, value: str, pointer: str) -> Node:
+        return seq(self.quote, self.unquoted(value, pointer), self.quote)
+
+    def unquoted(self, value: str, pointer: str) -> Node:
         if QUOTE in value:
-            raise SchemaError(f"{value!r} holds {QUOTE}, which ends a text", pointer=pointer)
-        return seq(self.quote, Text(value), self.quote)
+            raise SchemaError(f"{value[:80]!r} holds {QUOTE}, which ends a text", pointer=pointer)
+        if _is_broken(value):
+            raise SchemaError(f"{value[:80]!r} holds half of a surrogate pair", pointer=pointer)
+        return Text(value)
 
     def key(self, name: str) -> Node:
         return Text(name)
@@ -203,6 +246,10 @@ class ToolCallNotation:
     def order(self, names: Iterable[str]) -> list[str]:
         # The templates print members sorted so, and the model learned them so.
         return sorted(names, key=str.lower)
+
+
+JSON = JsonNotation()
+TOOL_CALL = ToolCallNotation()
 
 
 def literal(notation: Notation, value: Any, pointer: str) -> Node:
@@ -223,6 +270,11 @@ def literal(notation: Notation, value: Any, pointer: str) -> Node:
             parts += [notation.key(name), Text(":"), space, literal(notation, value[name], pointer)]
         return seq(*parts, space, Text("}")) if value else seq(Text("{"), space, Text("}"))
     return Text(json.dumps(value))
+
+
+def _is_broken(value: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which UTF-8 cannot write."""
+    return any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _has(of: Chars, char: str) -> bool:

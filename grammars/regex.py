@@ -1,6 +1,6 @@
 """Regular expression parser: patterns of JSON Schema → grammar nodes over the characters of the string.
 
-The dialect is ECMA 262 as far as it is regular: \\d, \\w and \\s are ASCII, $ is the very end. An expression
+The dialect is ECMA 262 as far as it is regular: \\d and \\w are ASCII, $ is the very end. An expression
 without ^ or $ may match anywhere in the string, as JSON Schema says. Look-ahead at the very beginning comes
 back as conditions of its own: "^(?=.*[0-9])[a-z0-9]+$" is `Pattern([a-z0-9]+, within=(.*[0-9].*,))`. What is
 not regular (references, look-behind, word boundaries) is refused.
@@ -8,7 +8,8 @@ not regular (references, look-behind, word boundaries) is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from gemma4_gguf.errors import SchemaError
 from gemma4_gguf.grammars.grammar import (
@@ -17,8 +18,11 @@ from gemma4_gguf.grammars.grammar import (
     EMPTY,
     QUANTIFIERS,
     Chars,
+    Either,
     Node,
     Repeat,
+    Seq,
+    Text,
     char_set,
     chars,
     complement,
@@ -31,12 +35,15 @@ from gemma4_gguf.grammars.grammar import (
 
 ANYTHING = Repeat(ANY, 0, None)
 _WORD = char_set([(0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0x5F, 0x5F)])
-_SPACE = char_set([(9, 13), (32, 32), (0xA0, 0xA0), (0x2028, 0x2029), (0xFEFF, 0xFEFF)])
+# White space and ends of lines of ECMA-262: all of Unicode's Zs besides.
+_SPACES = [(9, 13), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)]
+_SPACE = char_set([*_SPACES, (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)])
 _CLASSES = {"d": DIGIT, "w": _WORD, "s": _SPACE}
 _CLASSES |= {name.upper(): complement(of) for name, of in _CLASSES.items()}
 _CONTROL = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _NOT_NEWLINE = complement(chars("\n\r\u2028\u2029"))
 _MAX_COUNT = 100_000
+_MAX_DEPTH = 60
 
 
 @dataclass(frozen=True)
@@ -63,24 +70,81 @@ def parse_pattern(text: str, pointer: str = "", *, full: bool = False) -> Patter
         full: the whole string must match, anchored or not.
 
     Raises:
-        SchemaError: malformed, or not regular.
+        SchemaError: malformed, not regular, or nested too deeply.
     """
-    return _Parser(text, pointer).whole("full" if full else "whole")
+    try:
+        return _parse(text, full)
+    except SchemaError as error:
+        raise SchemaError(error.reason, pointer=pointer) from None
+
+
+@lru_cache(maxsize=512)
+def _parse(text: str, full: bool) -> Pattern:
+    return _Parser(text, full).pattern()
+
+
+def matches(text: str, pattern: Pattern) -> bool:
+    """Whether an expression matches a string."""
+    inside = all(len(text) in ends_of(node, text, {0}) for node in (pattern.node, *pattern.within))
+    return inside and not any(len(text) in ends_of(node, text, {0}) for node in pattern.outside)
+
+
+def ends_of(node: Node, text: str, starts: set[int]) -> set[int]:
+    """Where the strings of a node without references can end in a text, if they begin at some places."""
+    if not starts:
+        return starts
+    if isinstance(node, Text):
+        return {at + len(node.value) for at in starts if text.startswith(node.value, at)}
+    if isinstance(node, Chars):
+        inside = (at for at in starts if at < len(text))
+        return {at + 1 for at in inside if any(low <= ord(text[at]) <= high for low, high in node.ranges)}
+    if isinstance(node, Seq):
+        for item in node.items:
+            starts = ends_of(item, text, starts)
+        return starts
+    if isinstance(node, Either):
+        return set().union(*(ends_of(item, text, starts) for item in node.items))
+    if not isinstance(node, Repeat):
+        raise TypeError(node)
+    found = set(starts) if node.least == 0 else set()
+    n, seen = 0, set(starts)
+    while starts and (node.most is None or n < node.most):
+        n, starts = n + 1, ends_of(node.item, text, starts)
+        if n >= node.least:
+            found |= starts
+            starts = starts - seen if n > node.least else starts
+            seen |= starts
+        elif n > len(text) + 1 and starts == seen:  # it repeats nothing
+            return starts
+        else:
+            seen = starts
+    return found
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One alternative, and whether it begins at the start and ends at the end of the string."""
+
+    node: Node
+    start: bool = False
+    end: bool = False
 
 
 class _Parser:
     """Recursive descent over a pattern.
 
-    `kind` says what is being read, and so what an anchor means: "whole" and "full" for an expression that may
-    match anywhere or must match all, "ahead" for a look-ahead, "group" for a group.
+    Args:
+        text: the pattern.
+        full: it must match all of the string; otherwise it may match anywhere.
     """
 
-    def __init__(self, text: str, pointer: str) -> None:
-        self.text, self.pointer, self.at = text, pointer, 0
+    def __init__(self, text: str, full: bool) -> None:
+        self.text, self.full, self.at, self.depth = text, full, 0, 0
 
     def fail(self, what: str) -> SchemaError:
         """The error to raise, with the place."""
-        return SchemaError(f"pattern {self.text!r}: {what} at offset {self.at}", pointer=self.pointer)
+        shown = self.text if len(self.text) <= 200 else f"{self.text[:197]}..."
+        return SchemaError(f"pattern {shown!r}: {what} at offset {self.at}")
 
     def peek(self, *options: str) -> str:
         """The option that comes next, "" for none of them."""
@@ -92,54 +156,84 @@ class _Parser:
         self.at += len(found)
         return found
 
-    def whole(self, kind: str) -> Pattern:
+    def pattern(self) -> Pattern:
         """The whole expression: look-aheads at its beginning, then alternatives."""
         within: list[Node] = []
         outside: list[Node] = []
-        start = self.peek("^(?=", "^(?!")
-        if start:
-            self.at += 1
-            while sign := self.take("(?=", "(?!"):
-                ahead = self.branches("ahead")
-                if not self.take(")"):
-                    raise self.fail("missing )")
-                (within if sign == "(?=" else outside).append(ahead)
-            self.text, self.at = "^" + self.text[self.at :], 0
-        node = self.branch(kind) if start else self.branches(kind)
-        if self.at < len(self.text):
-            raise self.fail("alternatives after a look-ahead" if self.peek("|") else "unbalanced )")
-        return Pattern(node, tuple(within), tuple(outside))
-
-    def branches(self, kind: str) -> Node:
-        """Alternatives of the whole expression, of a look-ahead at its beginning, or of a group."""
-        found = [self.branch(kind)]
-        while self.take("|"):
-            found.append(self.branch(kind))
-        return either(*found)
-
-    def branch(self, kind: str) -> Node:
-        """One alternative; where it is not anchored, anything may stand before or after."""
-        start = bool(self.take("^", "\\A"))
-        if start and kind == "group":
-            raise self.fail("^ inside a group")
-        items: list[Node] = []
-        while self.at < len(self.text) and not self.peek("|", ")", "$", "\\Z", "\\z"):
-            items.append(self.quantified(self.atom()))
-        end = bool(self.take("$", "\\Z", "\\z"))
-        if end and (kind == "group" or (self.at < len(self.text) and not self.peek("|", ")"))):
-            raise self.fail("$ in the middle")
-        if kind == "group":
-            return seq(*items)
-        before = EMPTY if start or kind in ("ahead", "full") else ANYTHING
-        return seq(before, *items, EMPTY if end or kind == "full" else ANYTHING)
-
-    def atom(self) -> Node:
-        """What a quantifier binds to: a group, a character class or a character."""
-        if self.take("(?:") or self.named_group() or self.plain_group():
-            body = self.branches("group")
+        anchored = self.peek("^(?=", "^(?!", *(("(?=", "(?!") if self.full else ()))
+        self.at += anchored.startswith("^")
+        while anchored and (sign := self.take("(?=", "(?!")):
+            ahead = either(*(seq(way.node, EMPTY if way.end else ANYTHING) for way in self.branches()))
             if not self.take(")"):
                 raise self.fail("missing )")
-            return body
+            (within if sign == "(?=" else outside).append(ahead)
+        ways = [replace(way, start=True) for way in self.branch()] if anchored else self.branches()
+        if self.at < len(self.text):
+            raise self.fail("alternatives after a look-ahead" if self.peek("|") else "unbalanced )")
+        # Ways with the same anchors stand side by side, so that what is around them is written once.
+        kinds: dict[tuple[bool, bool], list[Node]] = {}
+        for way in ways:
+            kinds.setdefault((self.full or way.start, self.full or way.end), []).append(way.node)
+        node = either(
+            *(
+                seq(EMPTY if start else ANYTHING, either(*nodes), EMPTY if end else ANYTHING)
+                for (start, end), nodes in kinds.items()
+            )
+        )
+        return Pattern(node, tuple(within), tuple(outside))
+
+    def branches(self) -> list[_Way]:
+        """Alternatives of the whole expression, of a look-ahead, or of a group."""
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.fail("groups are nested too deeply")
+        found = self.branch()
+        while self.take("|"):
+            found += self.branch()
+        self.depth -= 1
+        return found
+
+    def branch(self) -> list[_Way]:
+        """One alternative; several where a group at its start or its end is anchored in some of its own."""
+        start = bool(self.take("^", "\\A"))
+        ways = [_Way(EMPTY, start)]
+        nodes: list[Node] = []
+        while self.at < len(self.text) and not self.peek("|", ")", "$", "\\Z", "\\z"):
+            found = self.atom()
+            if isinstance(found, list):
+                first, last = not nodes and ways == [_Way(EMPTY, start)], self.at == len(self.text)
+                last = last or bool(self.peek("|", ")", "$"))
+                if any(way.start and not first for way in found) or any(
+                    way.end and not last for way in found
+                ):
+                    raise self.fail("an anchor in the middle")
+                ways = [
+                    _Way(seq(way.node, *nodes, more.node), way.start or more.start, more.end)
+                    for way in ways
+                    for more in found
+                ]
+                nodes = []
+            else:
+                nodes.append(self.quantified(found))
+        end = bool(self.take("$", "\\Z", "\\z"))
+        if end and self.at < len(self.text) and not self.peek("|", ")"):
+            raise self.fail("$ in the middle")
+        return [_Way(seq(way.node, *nodes), way.start, way.end or end) for way in ways]
+
+    def atom(self) -> Node | list[_Way]:
+        """What a quantifier binds to: a group, a character class or a character.
+
+        A group with anchors comes as its alternatives; nothing may be bound to it.
+        """
+        if self.take("(?:") or self.named_group() or self.plain_group():
+            ways = self.branches()
+            if not self.take(")"):
+                raise self.fail("missing )")
+            if any(way.start or way.end for way in ways):
+                if self.peek(*QUANTIFIERS, "{"):
+                    raise self.fail("an anchor inside a repetition")
+                return ways
+            return either(*(way.node for way in ways))
         if self.take("["):
             return self.set_()
         if self.take("."):
@@ -234,6 +328,13 @@ class _Parser:
             return chars("\b")
         if char in _CONTROL and not (char == "0" and self.text[self.at : self.at + 1].isdecimal()):
             return chars(chr(_CONTROL[char]))
+        if (
+            char == "c"
+            and self.text[self.at : self.at + 1].isascii()
+            and self.text[self.at : self.at + 1].isalpha()
+        ):
+            self.at += 1
+            return chars(chr(ord(self.text[self.at - 1]) % 32))
         if char == "x":
             return self.hex(2)
         if char == "u" and self.take("{"):

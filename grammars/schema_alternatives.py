@@ -1,4 +1,4 @@
-"""Schema combination expander: a schema with $ref, allOf, anyOf and oneOf → the alternatives it allows.
+"""Schema combination expander: a schema with $ref, allOf, anyOf, oneOf, not, if → the alternatives it allows.
 
 The result is a disjunctive normal form. {"type": "string", "anyOf": [{"maxLength": 2}, {"minLength": 9}]} is
 
@@ -7,80 +7,216 @@ The result is a disjunctive normal form. {"type": "string", "anyOf": [{"maxLengt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.grammars.schema_difference import NEGATED, Difference
 from gemma4_gguf.grammars.schema_keywords import read
-from gemma4_gguf.grammars.schema_shapes import Alternative, Members, Subschema, intersect, json_equal
+from gemma4_gguf.grammars.schema_references import References
+from gemma4_gguf.grammars.schema_shapes import (
+    MAX_ALTERNATIVES,
+    Alternative,
+    Items,
+    Layer,
+    Members,
+    Subschema,
+    distinct,
+    intersect,
+)
+
+_MAX_CHAIN = 100
+_DEPENDENT = ("dependentRequired", "dependentSchemas", "dependencies")
+_Alternatives = list[Alternative]
 
 
-def resolve(root: Any, ref: Any, pointer: str) -> Subschema:
-    """Look a local reference up.
-
-    Args:
-        root: the whole schema.
-        ref: "#" or "#/path/to/schema".
-        pointer: where the reference stands, for the message.
-
-    Raises:
-        SchemaError: it leads outside the document or to nothing.
-    """
-    if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
-        raise SchemaError(f"only references inside the schema are followed; found {ref!r}", pointer=pointer)
-    found = root
-    for step in ref.split("/")[1:]:
-        key: Any = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal():
-            key = int(key)
-        try:
-            found = found[key]
-        except (KeyError, IndexError, TypeError):
-            raise SchemaError(f"{ref} leads to nothing", pointer=pointer) from None
-    return Subschema(found, ref[1:])
-
-
-def expand(root: Any, subschema: Subschema, chain: tuple[str, ...] = ()) -> list[Alternative]:
-    """A schema as alternatives.
+class Expander:
+    """Expands the schemas of one document, each once.
 
     Args:
-        root: the whole schema, for references.
-        subschema: the part to expand.
-        chain: places that are being expanded already.
+        root: the document.
+    """
+
+    def __init__(self, root: Any) -> None:
+        self.references = References(root)
+        self.difference = Difference(self)
+        self._known: dict[tuple[str, bool], _Alternatives] = {}
+        self._chain: list[tuple[str, bool]] = []
+
+    def expand(self, subschema: Subschema, *, over: bool = False) -> _Alternatives:
+        """A schema as alternatives.
+
+        Args:
+            subschema: the schema.
+            over: take it as wide as any reader may; see `read`.
+
+        Raises:
+            SchemaError: malformed, inexpressible, or endless.
+        """
+        schema, pointer = subschema.schema, subschema.pointer
+        if schema is True:
+            return [Alternative(pointer)]
+        if schema is False:
+            return []
+        if not isinstance(schema, Mapping):
+            raise SchemaError(
+                f"a schema is an object or a boolean, not {str(schema)[:80]!r}", pointer=pointer
+            )
+        key = (pointer, over)
+        if key not in self._known:
+            if key in self._chain:
+                raise SchemaError("the schema refers to itself with nothing in between", pointer=pointer)
+            if len(self._chain) >= _MAX_CHAIN:
+                raise SchemaError(
+                    "schemas are combined in one another too deeply; flatten them", pointer=pointer
+                )
+            self._chain.append(key)
+            try:
+                self._known[key] = self._expand(subschema, over)
+            finally:
+                self._chain.pop()
+        return self._known[key]
+
+    def conjunction(self, subschemas: Sequence[Subschema], *, over: bool = False) -> _Alternatives:
+        """What satisfies all of some schemas."""
+        found = [Alternative(subschemas[0].pointer if subschemas else "")]
+        for subschema in subschemas:
+            found = intersect(found, self.expand(subschema, over=over), subschema.pointer)
+        return found
+
+    def _expand(self, subschema: Subschema, over: bool) -> _Alternatives:
+        schema, pointer = subschema.schema, subschema.pointer
+        found = read(subschema, over=over)
+        for part in self._all_of(subschema):
+            found = intersect(found, self.expand(part, over=over), pointer)
+        if "anyOf" in schema:
+            branches = [self.expand(part, over=over) for part in parts(subschema, "anyOf")]
+            found = intersect(found, _joined(union(branches, pointer)), pointer)
+        if "oneOf" in schema:
+            found = self._one_of(found, subschema, over)
+        if "not" in schema:
+            inner = pointer.removesuffix(NEGATED) if pointer.endswith(NEGATED) else f"{pointer}/not"
+            found = self._without(found, Subschema(schema["not"], inner), over)
+        if "if" in schema:
+            found = self._conditional(found, subschema, over)
+        for word in _DEPENDENT:
+            if word in schema:
+                found = self._dependent(found, subschema, word, over)
+        if not over:
+            found = _look_after_others(found, subschema)
+        return found
+
+    def _all_of(self, subschema: Subschema) -> list[Subschema]:
+        """The schemas that hold besides: where references lead, and allOf."""
+        schema, pointer = subschema.schema, subschema.pointer
+        found = []
+        if "$ref" in schema:
+            found.append(self.references.resolve(schema["$ref"], f"{pointer}/$ref"))
+        for word in ("$dynamicRef", "$recursiveRef"):
+            if word in schema:
+                found.append(self.references.resolve_dynamic(schema[word], f"{pointer}/{word}"))
+        return found + parts(subschema, "allOf")
+
+    def _one_of(self, found: _Alternatives, subschema: Subschema, over: bool) -> _Alternatives:
+        """Exactly one of the branches: each without all the others."""
+        branches = parts(subschema, "oneOf")
+        pointer = f"{subschema.pointer}/oneOf"
+        if over:
+            every = union([self.expand(branch, over=True) for branch in branches], pointer)
+            return intersect(found, every, pointer)
+        own = [intersect(found, self.expand(branch), pointer) for branch in branches]
+        wide = [self.expand(branch, over=True) for branch in branches]
+        only = []
+        for i, alternatives in enumerate(own):
+            for j, other in enumerate(wide):
+                if i != j and alternatives:
+                    alternatives = self.difference.without(alternatives, other, pointer)
+            only.append(alternatives)
+        if any(own) and not any(only):
+            raise SchemaError(
+                "alternatives of oneOf may hold at the same time; use anyOf, or tell them apart by a "
+                "required property with its own const",
+                pointer=pointer,
+            )
+        return union(only, pointer)
+
+    def _without(self, found: _Alternatives, other: Subschema, over: bool) -> _Alternatives:
+        """Values that do not satisfy a schema; taken as wide as may be, all of them."""
+        if over or not found:
+            return found
+        others = self.expand(other, over=True)
+        if other.schema is True or other.schema == {}:
+            return []
+        left = self.difference.without(found, others, other.pointer)
+        if not left:
+            raise SchemaError("not cannot be expressed as a grammar here", pointer=other.pointer)
+        return left
+
+    def _conditional(self, found: _Alternatives, subschema: Subschema, over: bool) -> _Alternatives:
+        """if, then and else: the values of "then" that satisfy "if", and those of "else" that do not."""
+        schema, pointer = subschema.schema, subschema.pointer
+        condition = Subschema(schema["if"], f"{pointer}/if")
+        yes = no = found
+        if "then" in schema:
+            yes = intersect(
+                found, self.expand(Subschema(schema["then"], f"{pointer}/then"), over=over), pointer
+            )
+        if "else" in schema:
+            no = intersect(
+                found, self.expand(Subschema(schema["else"], f"{pointer}/else"), over=over), pointer
+            )
+        if yes is no:
+            return found
+        if not over:
+            yes = intersect(yes, self.expand(condition), pointer)
+            no = self.difference.without(no, self.expand(condition, over=True), pointer)
+        return union([yes, no], pointer)
+
+    def _dependent(self, found: _Alternatives, subschema: Subschema, word: str, over: bool) -> _Alternatives:
+        """Where a member is there, others must be, or a schema holds."""
+        listed, pointer = subschema.schema[word], f"{subschema.pointer}/{word}"
+        if not isinstance(listed, Mapping):
+            raise SchemaError(f"{word} must be an object", pointer=pointer)
+        for name, needed in listed.items():
+            there = Members(required=(name,))
+            absent = Alternative(pointer, members=Members(forbidden=frozenset({name})))
+            if isinstance(needed, list):
+                if not all(isinstance(other, str) for other in needed):
+                    raise SchemaError(f"{word} must list names", pointer=pointer)
+                there = Members(required=tuple(dict.fromkeys((name, *needed))))
+                then = [Alternative(pointer, members=there)]
+            else:
+                schema = Subschema(needed, f"{pointer}/{name}")
+                present = [Alternative(pointer, members=there)]
+                then = intersect(present, self.expand(schema, over=over), pointer)
+            found = union([intersect(found, [absent], pointer), intersect(found, then, pointer)], pointer)
+        return found
+
+
+def union(branches: Sequence[_Alternatives], pointer: str) -> _Alternatives:
+    """Alternatives of any of several schemas.
 
     Raises:
-        SchemaError: malformed, inexpressible, or endless.
+        SchemaError: there are too many.
     """
-    schema, pointer = subschema.schema, subschema.pointer
-    if schema is True:
-        return [Alternative(pointer)]
-    if schema is False:
-        return []
-    if not isinstance(schema, Mapping):
-        raise SchemaError(f"a schema is an object or a boolean, not {schema!r}", pointer=pointer)
-    if pointer in chain:
-        raise SchemaError("the schema refers to itself with nothing in between", pointer=pointer)
-    chain = (*chain, pointer)
-    alternatives = read(subschema)
-    if "$ref" in schema:
-        alternatives = intersect(
-            alternatives, expand(root, resolve(root, schema["$ref"], f"{pointer}/$ref"), chain), pointer
-        )
-    for part in parts(subschema, "allOf"):
-        alternatives = intersect(alternatives, expand(root, part, chain), pointer)
-    if "anyOf" in schema:
-        branches = [
-            alternative for part in parts(subschema, "anyOf") for alternative in expand(root, part, chain)
-        ]
-        alternatives = intersect(alternatives, branches, pointer)
-    if "oneOf" in schema:
-        found = [
-            intersect(alternatives, expand(root, part, chain), pointer) for part in parts(subschema, "oneOf")
-        ]
-        check_disjoint(root, found, f"{pointer}/oneOf")
-        alternatives = [alternative for branch in found for alternative in branch]
-    return alternatives
+    found = distinct(alternative for branch in branches for alternative in branch)
+    if len(found) > MAX_ALTERNATIVES * 4:
+        raise SchemaError(f"more than {MAX_ALTERNATIVES * 4} alternatives", pointer=pointer)
+    return found
+
+
+def _joined(alternatives: _Alternatives) -> _Alternatives:
+    """Alternatives that are texts of one pattern each, as one alternative of all the patterns."""
+    if len(alternatives) < 2:
+        return alternatives
+    first = alternatives[0]
+    for one in alternatives:
+        plain = one.types == {"string"} and len(one.patterns) == 1 and "(?" not in one.patterns[0][0]
+        if not plain or replace(one, pointer="", patterns=()) != Alternative("", one.types):
+            return alternatives
+    text = "|".join([one.patterns[0][0] for one in alternatives])
+    return [replace(first, patterns=((text, first.patterns[0][1]),))]
 
 
 def parts(subschema: Subschema, word: str) -> list[Subschema]:
@@ -96,120 +232,39 @@ def parts(subschema: Subschema, word: str) -> list[Subschema]:
     return [Subschema(schema, f"{where}/{i}") for i, schema in enumerate(listed)]
 
 
-def check_disjoint(root: Any, branches: list[list[Alternative]], pointer: str) -> None:
-    """Check that a value satisfies at most one branch of a oneOf, since a grammar cannot say "exactly one".
-
-    Args:
-        root: the whole schema, for references.
-        branches: the alternatives of each branch.
-        pointer: where the oneOf stands.
-
-    Raises:
-        SchemaError: two branches may overlap.
-    """
-    disjoint = _Disjoint(root)
-    for i, first in enumerate(branches):
-        for other in branches[:i]:
-            if not all(disjoint.alternatives(a, b) for a in first for b in other):
-                raise SchemaError(
-                    "alternatives of oneOf may hold at the same time; use anyOf, or tell them apart by a "
-                    "required property with its own const",
-                    pointer=pointer,
-                )
+def _look_after_others(found: _Alternatives, subschema: Subschema) -> _Alternatives:
+    """unevaluatedProperties and unevaluatedItems: what no schema around has spoken of."""
+    schema, pointer = subschema.schema, subschema.pointer
+    for word in ("unevaluatedProperties", "unevaluatedItems"):
+        more = schema.get(word, True)
+        if more is True or more == {}:
+            continue
+        other = None if more is False else Subschema(more, f"{pointer}/{word}")
+        close = _close_members if word == "unevaluatedProperties" else _close_items
+        found = [close(alternative, other, f"{pointer}/{word}") for alternative in found]
+    return found
 
 
-class _Disjoint:
-    """Tests whether no value satisfies both of two alternatives; False also when that is not plain to see.
-
-    They are told apart by type, by bounds on lengths and numbers, or by a required member or element whose
-    schemas exclude each other, such as "kind": {"const": "cat"} and "kind": {"const": "dog"}.
-    """
-
-    def __init__(self, root: Any) -> None:
-        self.root, self.depth = root, 0
-
-    def alternatives(self, a: Alternative, b: Alternative) -> bool:
-        if a.values is not None or b.values is not None:
-            return self.values(a, b)
-        shared = a.types & b.types
-        if "number" in a.types | b.types and "integer" in a.types | b.types:
-            shared |= {"number"}
-        tests = {
-            "string": self.strings,
-            "number": self.numbers,
-            "integer": self.numbers,
-            "array": self.arrays,
-            "object": self.objects,
-        }
-        return all(kind in tests and tests[kind](a, b) for kind in shared)
-
-    @staticmethod
-    def values(a: Alternative, b: Alternative) -> bool:
-        if a.values is None or b.values is None:
-            listed, other = (a, b) if a.values is not None else (b, a)
-            return all(satisfies(other, value) is False for value in listed.values or ())
-        pairs = [(v, w) for v in a.values for w in b.values if json_equal(v, w)]
-        return all(satisfies(a, v) is False or satisfies(b, v) is False for v, _ in pairs)
-
-    @staticmethod
-    def strings(a: Alternative, b: Alternative) -> bool:
-        return any(x.most_length is not None and x.most_length < y.least_length for x, y in ((a, b), (b, a)))
-
-    @staticmethod
-    def numbers(a: Alternative, b: Alternative) -> bool:
-        return a.bounds.intersect(b.bounds).is_empty()
-
-    def arrays(self, a: Alternative, b: Alternative) -> bool:
-        if any(x.items.most is not None and x.items.most < y.items.least for x, y in ((a, b), (b, a))):
-            return True
-        n = min(a.items.least, b.items.least, len(a.items.first), len(b.items.first))
-        return any(self.subschemas(a.items.first[i], b.items.first[i]) for i in range(n))
-
-    def objects(self, a: Alternative, b: Alternative) -> bool:
-        for x, y in ((a.members, b.members), (b.members, a.members)):
-            for name in x.required:
-                other = _allowed(y, name)
-                if other is None:
-                    return True
-                if name in y.required and self.subschemas(x.schemas_for(name) or (), other):
-                    return True
-        return False
-
-    def subschemas(self, a: tuple[Subschema, ...], b: tuple[Subschema, ...]) -> bool:
-        if not a or not b or self.depth > 8:
-            return False
-        self.depth += 1
-        try:
-            return all(
-                self.alternatives(x, y) for x in expand(self.root, a[0]) for y in expand(self.root, b[0])
-            )
-        finally:
-            self.depth -= 1
+def _close_members(alternative: Alternative, other: Subschema | None, pointer: str) -> Alternative:
+    layers = [layer for layer in alternative.members.layers if layer.evaluates]
+    if any(layer.additional_given and layer.additional is not None for layer in layers):
+        return alternative
+    anything = Subschema(True, "")
+    last = Layer(
+        {name: anything for layer in layers for name in layer.declared},
+        tuple((text, at, anything) for layer in layers for text, at, _ in layer.patterned),
+        other,
+        True,
+    )
+    return intersect([alternative], [Alternative(pointer, members=Members((last,)))], pointer)[0]
 
 
-def _allowed(members: Members, name: str) -> tuple[Subschema, ...] | None:
-    """Schemas of the value under a name: none known if a pattern may allow it, None if it is not allowed."""
-    return () if members.patterned and name not in members.declared else members.schemas_for(name)
-
-
-def satisfies(alternative: Alternative, value: Any) -> bool | None:
-    """Whether a value satisfies an alternative; None when that takes a look at patterns or members."""
-    if alternative.values is not None and not any(json_equal(value, v) for v in alternative.values):
-        return False
-    if value is None or isinstance(value, bool):
-        return ("null" if value is None else "boolean") in alternative.types
-    if isinstance(value, (int, float)):
-        whole = isinstance(value, int) or value.is_integer()
-        kinds = {"number", "integer"} if whole else {"number"}
-        return bool(kinds & alternative.types) and alternative.bounds.contains(Decimal(repr(value)))
-    if isinstance(value, str):
-        if "string" not in alternative.types or len(value) < alternative.least_length:
-            return False
-        if alternative.most_length is not None and len(value) > alternative.most_length:
-            return False
-        return None if alternative.patterns else True
-    if isinstance(value, list):
-        plain = alternative.items == type(alternative.items)()
-        return (True if plain else None) if "array" in alternative.types else False
-    plain = alternative.members == Members()
-    return (True if plain else None) if "object" in alternative.types else False
+def _close_items(alternative: Alternative, other: Subschema | None, pointer: str) -> Alternative:
+    items = alternative.items
+    if items.contains:
+        raise SchemaError("unevaluatedItems beside contains", pointer=pointer)
+    if items.rest != ():
+        return alternative
+    anything = tuple((Subschema(True, ""),) for _ in items.first)
+    closed = Items(anything, None if other is None else (other,))
+    return intersect([alternative], [Alternative(pointer, items=closed)], pointer)[0]

@@ -1,42 +1,45 @@
 """Schema compiler: a JSON schema → the rules of a grammar, in a notation.
 
 Objects have their members in declared order; required ones always, others or none in between. Without a word
-about additional members there are none beside declared ones. References become rules, so recursion in the
-schema is recursion in the grammar.
+about additional members there are none beside declared ones. What holds other schemas becomes a rule, one
+for each place of the document, so references cost nothing and recursion in the schema is recursion in the
+grammar.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError
+from gemma4_gguf.grammars.analysis import first_circle, first_references, prune, shortest_texts
 from gemma4_gguf.grammars.grammar import (
     EMPTY,
+    NOTHING,
     Chars,
-    Either,
     Grammar,
     Node,
     Ref,
-    Repeat,
-    Seq,
     Text,
     either,
     either_or_none,
-    left_recursion,
-    optional,
     references,
     seq,
 )
 from gemma4_gguf.grammars.notation import Notation, literal
-from gemma4_gguf.grammars.schema_alternatives import expand, parts, resolve, satisfies
-from gemma4_gguf.grammars.schema_numbers import Bounds, real_numbers, whole_numbers
+from gemma4_gguf.grammars.schema_alternatives import Expander, parts
+from gemma4_gguf.grammars.schema_arrays import write_array
+from gemma4_gguf.grammars.schema_numbers import Bounds, whole_numbers
 from gemma4_gguf.grammars.schema_objects import write_members
-from gemma4_gguf.grammars.schema_shapes import Alternative, Items, Members, Subschema, deduplicated, intersect
+from gemma4_gguf.grammars.schema_shapes import Alternative, Items, Members, Subschema, deduplicated
+from gemma4_gguf.grammars.schema_steps import numbers
 from gemma4_gguf.grammars.schema_strings import text_body
 
-_MAX_UNIQUE = 8
+_MAX_DEPTH = 401  # of lists and objects in one another in a schema
 # Words that say nothing about values; others are looked at.
 _SILENT = frozenset({"$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default"})
 _SILENT |= {"examples", "example", "deprecated", "readOnly", "writeOnly", "discriminator"}
@@ -48,15 +51,32 @@ class Compiler:
     Args:
         root: the document, in which references are looked up.
         notation: how values are written.
+        meets: the grammar is for llguidance; otherwise for GBNF text.
+        grammar: takes the rules; a new one if None.
+        longest_text: characters of a text for which the schema says neither a length nor a pattern, at most;
+            None for any number.
+
+    Raises:
+        SchemaError: the document is nested too deeply.
     """
 
-    def __init__(self, root: Any, notation: Notation) -> None:
-        self.root, self.notation = root, notation
+    def __init__(
+        self,
+        root: Any,
+        notation: Notation,
+        *,
+        meets: bool = False,
+        grammar: Grammar | None = None,
+        longest_text: int | None = None,
+    ) -> None:
+        check_nesting(root)
+        self.notation, self.root, self.longest_text = notation, Subschema(root, ""), longest_text
+        self.expander = Expander(root)
         rules = {name: rule for name, rule in notation.base.rules.items() if name != "root"}
-        self.grammar = Grammar(rules, set(notation.lexemes))
+        self.grammar = grammar or Grammar(rules, set(notation.lexemes), meets, notation.base.rules)
+        self._known: dict[tuple[str, ...], Node] = {}
+        self._queue: deque[tuple[str, list[Alternative]]] = deque()
         self._whole_number: Node | None = None
-        self._rules: dict[tuple[str, ...], str] = {}
-        self._active: dict[tuple[str, ...], str | None] = {}
 
     def document(self) -> Grammar:
         """The whole schema as a grammar.
@@ -69,28 +89,45 @@ class Compiler:
     def document_node(self, name_hint: str) -> Node:
         """The whole schema as a node of `grammar`."""
         try:
-            node = self.compile((Subschema(self.root, ""),), name_hint)
+            node = self.compile((self.root,), name_hint)
+            while self._queue:
+                name, alternatives = self._queue.popleft()
+                ways = [self.alternative(alternative, name) for alternative in alternatives]
+                self.grammar.rules[name] = either_or_none(ways) or NOTHING
         except RecursionError as error:
-            raise SchemaError(
-                "it is nested too deeply: objects may hold each other some 100 times; flatten it"
-            ) from error
-        if node is None:
+            raise SchemaError("it is nested too deeply; flatten it") from error
+        if node == NOTHING:
             raise SchemaError("nothing can satisfy this schema")
         return node
 
     def finish(self, node: Node) -> Grammar:
         """Make a node the root, and check that an engine can follow and end it."""
-        rules = self.grammar.rules
-        if isinstance(node, Ref) and not any(node.name in references(rule) for rule in rules.values()):
-            node = rules.pop(node.name)
-        self.grammar.rules = {"root": node} | rules
-        if name := left_recursion(self.grammar):
+        base = self.notation.base.rules
+        rules = {name: rule for name, rule in self.grammar.rules.items() if name not in base}
+        if isinstance(node, Ref) and node.name in rules and node.name not in self.grammar.lexemes:
+            node = node if self._is_used(node.name, rules) else rules.pop(node.name)
+        rules = {"root": node} | rules
+        known = _base_sizes(self.notation)
+        shortest = shortest_texts(rules, known)
+        if shortest["root"] == math.inf:
+            possible = shortest_texts(rules, known, never=0)["root"] < math.inf
+            raise SchemaError(
+                "nothing can satisfy this schema"
+                if possible
+                else "nothing finite can satisfy this schema: it requires itself for ever"
+            )
+        rules = prune(rules, shortest)
+        if name := first_circle(first_references(rules, shortest)):
             raise SchemaError(f"the schema refers to itself with nothing in between (rule {name})")
-        if endless(self.grammar):
-            raise SchemaError("nothing finite can satisfy this schema: it requires itself for ever")
+        self.grammar.rules = rules | {name: rule for name, rule in base.items() if name != "root"}
         return self.grammar
 
-    def compile(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node | None:
+    @staticmethod
+    def _is_used(name: str, rules: Mapping[str, Node]) -> bool:
+        """Whether a rule refers to the one of this name."""
+        return any(name in references(rule) for rule in rules.values())
+
+    def compile(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node:
         """A value that satisfies all of some schemas.
 
         Args:
@@ -98,268 +135,168 @@ class Compiler:
             name_hint: what a rule for it may be called.
 
         Returns:
-            A node, None if no value does.
+            A node, NOTHING if it is plain that no value does.
         """
         subschemas = tuple(
-            subschema
+            self._target(subschema)
             for subschema in deduplicated(subschemas)
             if subschema.schema is not True and subschema.schema != {}
         )
+        subschemas = deduplicated(subschemas)
         if not subschemas:
             return Ref("value")
-        if (
-            len(subschemas) == 1
-            and isinstance(subschemas[0].schema, Mapping)
-            and is_reference(subschemas[0].schema)
-        ):
-            target = resolve(self.root, subschemas[0].schema["$ref"], f"{subschemas[0].pointer}/$ref")
-            return self._rule((target,), target.pointer.rpartition("/")[2] or "root-value", always=True)
-        return self._rule(subschemas, name_hint, always=False)
+        key = tuple(sorted(subschema.pointer for subschema in subschemas))
+        if key not in self._known:
+            if len(subschemas) == 1 and subschemas[0].pointer.rpartition("/")[0].endswith(
+                ("/$defs", "/definitions")
+            ):
+                name_hint = subschemas[0].pointer.rpartition("/")[2]
+            branches = self._branches(subschemas)
+            if branches is not None:
+                self._known[key] = self._union(key, branches, name_hint)
+            else:
+                self._known[key] = self._values_or_rule(self.expander.conjunction(subschemas), name_hint)
+        return self._known[key]
 
-    def _rule(self, subschemas: tuple[Subschema, ...], name_hint: str, *, always: bool) -> Node | None:
-        """As `compile`. Schemas become a rule, the same one each time, if recursive or `always`."""
-        key = tuple(subschema.pointer for subschema in subschemas)
-        if key in self._rules:
-            return Ref(self._rules[key])
-        if key in self._active:  # it holds itself, so it must be a rule
-            self._active[key] = self._active[key] or self.grammar.name_for(name_hint)
-            return Ref(self._active[key] or "")
-        self._active[key] = None
-        node = self._body(subschemas, name_hint)
-        name = self._active.pop(key)
-        if node is None:
-            if name is not None:
-                self.grammar.rules[name] = Either(())
+    def _target(self, subschema: Subschema) -> Subschema:
+        """The schema itself, or where it leads if it is a reference and nothing else."""
+        for _ in range(100):
+            schema = subschema.schema
+            if not isinstance(schema, Mapping) or "$ref" not in schema or set(schema) - _SILENT - {"$ref"}:
+                return subschema
+            subschema = self.expander.references.resolve(schema["$ref"], f"{subschema.pointer}/$ref")
+        raise SchemaError("the schema refers to itself with nothing in between", pointer=subschema.pointer)
+
+    def _branches(self, subschemas: Sequence[Subschema]) -> list[Subschema] | None:
+        """The schemas of an anyOf beside which nothing else is said."""
+        schema = subschemas[0].schema
+        if len(subschemas) > 1 or not isinstance(schema, Mapping) or set(schema) - _SILENT != {"anyOf"}:
             return None
-        if name is None and not (always and _worth_a_rule(node)):
-            return node
-        name = name or self.grammar.name_for(name_hint)
+        return parts(subschemas[0], "anyOf")
+
+    def _union(self, key: tuple[str, ...], branches: list[Subschema], name_hint: str) -> Node:
+        name = self.grammar.name_for(name_hint)
+        self._known[key] = Ref(name)
+        node = either_or_none(self.compile((branch,), name_hint) for branch in branches) or NOTHING
         self.grammar.rules[name] = node
-        self._rules[key] = name
         return Ref(name)
 
-    def _body(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node | None:
-        """As `compile`, without looking at rules that are there already."""
-        if len(subschemas) == 1 and (word := _only_branches(subschemas[0].schema)):
-            if word == "oneOf":
-                expand(self.root, subschemas[0])  # refuses alternatives that overlap
-            return either_or_none([self.compile((part,), name_hint) for part in parts(subschemas[0], word)])
-        alternatives = [Alternative(subschemas[0].pointer)]
-        for subschema in subschemas:
-            alternatives = intersect(alternatives, expand(self.root, subschema), subschema.pointer)
-        return either_or_none(self.alternative(alternative, name_hint) for alternative in alternatives)
+    def _values_or_rule(self, alternatives: list[Alternative], name_hint: str) -> Node:
+        """Scalars as they stand; what holds other schemas becomes a rule, which is written later."""
+        if not any(_holds_others(alternative) for alternative in alternatives):
+            ways = [self.alternative(alternative, name_hint) for alternative in alternatives]
+            node = either_or_none(ways) or NOTHING
+            return self.grammar.share(name_hint, node)
+        name = self.grammar.name_for(name_hint)
+        self._queue.append((name, alternatives))
+        return Ref(name)
 
     def alternative(self, alternative: Alternative, name_hint: str) -> Node | None:
         """A value that satisfies one alternative; None if no value does."""
         if alternative.values is not None:
-            return self._values(alternative, alternative.values)
+            return self._values(alternative, alternative.values, name_hint)
         if alternative.is_anything():
             return Ref("value")
         ways: list[Node | None] = []
-        if "number" in alternative.types:
-            free = alternative.bounds == Bounds()
-            ways.append(Ref("number") if free else self._range(real_numbers(alternative.bounds), name_hint))
-        elif "integer" in alternative.types:
-            free = alternative.bounds == Bounds()
-            ways.append(
-                self._integer() if free else self._range(whole_numbers(alternative.bounds), name_hint)
-            )
+        if alternative.types & {"number", "integer"}:
+            ways.append(self._number(alternative, name_hint))
         if "string" in alternative.types:
             ways.append(self.string(alternative, name_hint))
         if "object" in alternative.types:
             ways.append(self._object(alternative.members, alternative.pointer, name_hint))
         if "array" in alternative.types:
-            ways.append(self._array(alternative.items, alternative.pointer, name_hint))
+            ways.append(write_array(self, alternative.items, alternative.pointer, name_hint))
         ways += [Ref(kind) for kind in ("boolean", "null") if kind in alternative.types]
         return either_or_none(ways)
 
-    def _range(self, node: Node | None, name_hint: str) -> Node | None:
-        return (
-            node
-            if node is None or isinstance(node, (Text, Chars))
-            else self.grammar.add(name_hint, node, lexeme=True)
-        )
+    def _number(self, alternative: Alternative, name_hint: str) -> Node | None:
+        real = "number" in alternative.types
+        if alternative.bounds == Bounds() and not alternative.steps:
+            return Ref("number") if real else self._integer()
+        node = numbers(alternative, self.grammar, whole=not real)
+        plain = node is None or isinstance(node, (Text, Chars))
+        return node if plain or node is None else self.grammar.add(name_hint, node, lexeme=True)
 
     def _integer(self) -> Node:
         if self._whole_number is None:
             self._whole_number = self.grammar.add("integer", whole_numbers(Bounds()) or EMPTY, lexeme=True)
         return self._whole_number
 
-    def _values(self, alternative: Alternative, values: tuple[Any, ...]) -> Node | None:
-        ways = []
-        for value in values:
-            satisfied = satisfies(alternative, value)
-            if satisfied is None:
-                raise SchemaError("enum or const beside other limits", pointer=alternative.pointer)
-            if satisfied:
-                ways.append(literal(self.notation, value, alternative.pointer))
+    def _values(self, alternative: Alternative, values: tuple[Any, ...], name_hint: str) -> Node | None:
+        limits, notation = replace(alternative, values=None), self.notation
+        left = [value for value in values if self.expander.difference.satisfies(limits, value)]
+        texts = [notation.unquoted(value, alternative.pointer) for value in left if isinstance(value, str)]
+        ways: list[Node] = []
+        if texts:
+            quoted = seq(notation.quote, either(*texts), notation.quote)
+            ways.append(self.grammar.add(name_hint, quoted, lexeme=True))
+        others = [value for value in left if not isinstance(value, str)]
+        ways += [literal(notation, value, alternative.pointer) for value in others]
         return either_or_none(ways)
 
     def string(self, alternative: Alternative, name_hint: str) -> Node | None:
         """A text, quotes included."""
-        if not alternative.patterns and not alternative.least_length and alternative.most_length is None:
+        if self.longest_text is not None and alternative.most_length is None and not alternative.patterns:
+            longest = max(self.longest_text, 2 * alternative.least_length)
+            alternative = replace(alternative, most_length=longest)
+        if alternative.is_free_text():
             return Ref(self.notation.free_text)
         body = text_body(alternative, self.notation, self.grammar)
         if body is None:
             return None
         return self.grammar.add(name_hint, seq(self.notation.quote, body, self.notation.quote), lexeme=True)
 
-    # Arrays
-
-    def _array(self, items: Items, pointer: str, name_hint: str) -> Node | None:
-        if items == Items():
-            return Ref("array")
-        if items.unique and (items.most is None or items.most > 1):
-            return self._set(items, pointer, name_hint)
-        first = [self.compile(subschemas, f"{name_hint}-{i + 1}") for i, subschemas in enumerate(items.first)]
-        rest = None if items.rest is None else self.compile(items.rest, f"{name_hint}-item")
-        reach = next((i for i, node in enumerate(first) if node is None), None)
-        most = items.most
-        if reach is not None or rest is None:
-            limit = len(first) if reach is None else reach
-            most = limit if most is None else min(most, limit)
-        if most is not None and most < items.least:
-            return None
-        inner = self._elements([node for node in first if node is not None][:most], rest, items.least, most)
-        space = self.notation.space
-        full = seq(Text("["), space, inner, space, Text("]"))
-        if items.least == 0:
-            full = (
-                either(seq(Text("["), space, Text("]")), full)
-                if inner != EMPTY
-                else seq(Text("["), space, Text("]"))
-            )
-        return self.grammar.add(name_hint, full)
-
-    def _elements(self, first: list[Node], rest: Node | None, least: int, most: int | None) -> Node:
-        """At least one element, if the array may have any."""
-        comma = seq(Text(","), self.notation.space)
-        fixed = len(first)
-        low, high = max(least - fixed, 0), None if most is None else most - fixed
-        if not fixed:
-            if rest is None or high == 0:
-                return EMPTY
-            more = self.grammar.repeat(
-                seq(comma, rest), max(low - 1, 0), None if high is None else high - 1, "more"
-            )
-            return seq(rest, more)
-        tail: Node = EMPTY
-        if rest is not None and high != 0:
-            tail = self.grammar.repeat(seq(comma, rest), low, high, "more")
-        for i in range(fixed - 1, 0, -1):
-            tail = seq(comma, first[i], tail)
-            tail = tail if i < least else optional(tail)
-        return seq(first[0], tail)
-
-    def _set(self, items: Items, pointer: str, name_hint: str) -> Node | None:
-        """An array of different listed values: a rule for each set of values used so far."""
-        alternatives = [Alternative(pointer)] if not items.first and items.rest else []
-        for subschema in items.rest or ():
-            alternatives = intersect(alternatives, expand(self.root, subschema), pointer)
-        values: list[Any] = []
-        for alternative in alternatives:
-            values += _listed(alternative) or [None] * (_MAX_UNIQUE + 1)
-        if not values or len(values) > _MAX_UNIQUE:
-            raise SchemaError(
-                f"uniqueItems is kept only for up to {_MAX_UNIQUE} listed values; use a list, not a set",
-                pointer=f"{pointer}/uniqueItems",
-            )
-        texts = [literal(self.notation, value, pointer) for value in values]
-        most = len(texts) if items.most is None else min(items.most, len(texts))
-        if most < items.least:
-            return None
-        comma = seq(Text(","), self.notation.space)
-        rules: dict[frozenset[int], Node] = {}
-
-        def after(used: frozenset[int]) -> Node:
-            if used not in rules:
-                left = [i for i in range(len(texts)) if i not in used] if len(used) < most else []
-                glue = comma if used else EMPTY
-                ways: list[Node] = [seq(glue, texts[i], after(used | {i})) for i in left]
-                if len(used) >= max(items.least, 1):
-                    ways.append(EMPTY)
-                rules[used] = (
-                    EMPTY if ways == [EMPTY] else self.grammar.add(f"{name_hint}-set", either(*ways))
-                )
-            return rules[used]
-
-        space = self.notation.space
-        ways = [seq(Text("["), space, Text("]"))] if items.least == 0 else []
-        if most:
-            ways.append(seq(Text("["), space, after(frozenset()), space, Text("]")))
-        return either(*ways)
-
-    # Objects
-
     def _object(self, members: Members, pointer: str, name_hint: str) -> Node | None:
-        if members == Members() or members == Members(additional_given=True):
+        if members == Members() or _is_free(members):
             return Ref("object")
-        inner = write_members(self, members, pointer, name_hint)
-        if inner is None:
-            return None
-        some, none = inner
+        some, none = write_members(self, members, pointer, name_hint)
         space = self.notation.space
-        ways = [seq(Text("{"), space, Text("}"))] if none else []
+        ways: list[Node] = [seq(Text("{"), space, Text("}"))] if none else []
         if some is not None:
             ways.append(seq(Text("{"), space, some, space, Text("}")))
-        return self.grammar.add(name_hint, either(*ways)) if ways else None
+        return either(*ways) if ways else None
 
 
-def is_reference(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema is a $ref and, apart from annotations, nothing else."""
-    return "$ref" in schema and not set(schema) - _SILENT - {"$ref"}
+@cache
+def _base_sizes(notation: Notation) -> dict[str, float]:
+    """Characters of the shortest texts of the rules that a notation brings."""
+    return shortest_texts(notation.base.rules)
 
 
-def _only_branches(schema: Any) -> str | None:
-    """The word anyOf or oneOf, if the schema says nothing else."""
-    words = {
-        "title",
-        "description",
-        "default",
-        "examples",
-        "discriminator",
-        "$defs",
-        "definitions",
-        "$schema",
-    }
-    rest = set(schema) - words if isinstance(schema, Mapping) else set()
-    return rest.pop() if len(rest) == 1 and rest <= {"anyOf", "oneOf"} else None
+def _is_free(members: Members) -> bool:
+    """Whether nothing but "additionalProperties: true" is said."""
+    bare = Members(members.layers)
+    return members == bare and all(
+        not layer.declared
+        and not layer.patterned
+        and layer.additional is not None
+        and layer.additional.schema in (True, {})
+        for layer in members.layers
+    )
 
 
-def _listed(alternative: Alternative) -> list[Any] | None:
-    """All values of an alternative, None if they are not listed."""
+def _holds_others(alternative: Alternative) -> bool:
+    """Whether values of an alternative may hold values for which there are schemas."""
     if alternative.values is not None:
-        return [value for value in alternative.values if satisfies(alternative, value)]
-    if alternative.types <= {"boolean", "null"}:
-        return [value for value in (True, False, None) if satisfies(alternative, value)]
-    return None
+        return False
+    objects = "object" in alternative.types and alternative.members != Members()
+    return objects or ("array" in alternative.types and alternative.items != Items())
 
 
-def _worth_a_rule(node: Node) -> bool:
-    return not isinstance(node, (Ref, Text))
+def check_nesting(root: Any) -> None:
+    """Check that a document is not nested so deeply that reading it would exceed the stack.
 
-
-def endless(grammar: Grammar) -> bool:
-    """Whether the root matches no finite text, as in a ::= "(" a ")"."""
-    size: dict[str, float] = dict.fromkeys(grammar.rules, math.inf)
-    changed = True
-    while changed:
-        changed = False
-        for name, node in grammar.rules.items():
-            shortest = _shortest(node, size)
-            if shortest < size[name]:
-                size[name], changed = shortest, True
-    return size["root"] == math.inf
-
-
-def _shortest(node: Node, size: dict[str, float]) -> float:
-    """Characters of the shortest text of a node, given those of the rules."""
-    if isinstance(node, Ref):
-        return size[node.name]
-    if isinstance(node, Seq):
-        return sum(_shortest(item, size) for item in node.items)
-    if isinstance(node, Either):
-        return min((_shortest(item, size) for item in node.items), default=math.inf)
-    if isinstance(node, Repeat):
-        return node.least * _shortest(node.item, size) if node.least else 0
-    return len(node.value) if isinstance(node, Text) else 1
+    Raises:
+        SchemaError: it is.
+    """
+    level: list[Any] = [[root]]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+            if isinstance(inner, (Mapping, list, tuple))
+        ]
+        if not level:
+            return
+    raise SchemaError(f"it is nested too deeply, in more than {_MAX_DEPTH - 1} lists and objects; flatten it")

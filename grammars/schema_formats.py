@@ -34,15 +34,37 @@ def _uuid(version: int) -> str:
     return f"{_hex(8)}-{_hex(4)}-{version}{_hex(3)}-[89ABab]{_hex(3)}-{_hex(12)}"
 
 
-_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_LAST_LABEL = "[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+# RFC 1123; -- in the third and fourth place is for encodings (xn--), which can be wrong.
+_A, _B = "[A-Za-z0-9]", "[A-Za-z0-9-]"
+
+
+def _label(first: str) -> str:
+    """A label of a host name, of up to 63 characters."""
+    return f"{first}(?:{_B}?{_A}|{_B}(?:{_A}{_A}|-{_A})|{_B}(?:{_A}{_B}|-{_A}){_B}{{0,58}}{_A})?"
+
+
+_LABEL, _LAST_LABEL = _label(_A), _label("[A-Za-z]")
+_ATEXT = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+# RFC 5321: 64 characters at most.
+_LOCAL = (
+    "(?:"
+    + "|".join(
+        rf"{_ATEXT}{{1,{n}}}(?:\.{_ATEXT}{{1,{n}}}){{{dots}}}" for dots, n in enumerate((64, 31, 20, 15))
+    )
+    + ")"
+)
+_DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
 _PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4})"
 _PCHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _PATH = f"(?:{_PCHAR}|/)*"
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]{0,31}"
 _QUERY = f"(?:{_PCHAR}|[/?])*"
-_AUTHORITY = rf"//(?:{_IPV4}|(?:{_LABEL}\.)*{_LAST_LABEL})(?::{_PORT})?(?:/{_PATH})?"
+_HOST = rf"(?:{_IPV4}|(?:{_LABEL}\.)*{_LAST_LABEL})"
+_AUTHORITY = rf"//{_HOST}(?::{_PORT})?(?:/{_PATH})?"
+_URI = rf"{_SCHEME}:(?:{_AUTHORITY}|/?(?:{_PCHAR}{_PATH})?)(?:\?{_QUERY})?(?:#{_QUERY})?"
+_SEGMENT = "(?:[A-Za-z0-9._~!$&'()*+,;=@-]|%[0-9A-Fa-f]{2})+"  # a colon would make it a scheme
+_RELATIVE = rf"(?:{_AUTHORITY}|/(?:{_PCHAR}{_PATH})?|{_SEGMENT}(?:/{_PATH})?)?(?:\?{_QUERY})?(?:#{_QUERY})?"
+_POINTER = "(?:/(?:[^/~]|~[01])*)*"
 
 
 def _ipv6() -> str:
@@ -59,7 +81,7 @@ def _ipv6() -> str:
 
 _BASE64 = "(?:[A-Za-z0-9#]{4})*(?:[A-Za-z0-9#]{2}==|[A-Za-z0-9#]{3}=)?"
 
-FORMATS = {
+_PATTERNS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}T{_TIME}",
@@ -67,12 +89,21 @@ FORMATS = {
     "uuid": f"{_hex(8)}-{_hex(4)}-{_hex(4)}-{_hex(4)}-{_hex(12)}",
     "base64": _BASE64.replace("#", "+/"),
     "base64url": _BASE64.replace("#", "_-"),
-    "email": rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*\.{_LAST_LABEL}",
-    "hostname": rf"{_LABEL}(?:\.{_LABEL})*",
+    "email": rf"{_LOCAL}@{_DOMAIN}\.{_LAST_LABEL}",
+    "hostname": _DOMAIN,
     "ipv4": _IPV4,
     "ipv6": _ipv6(),
     **{f"uuid{version}": _uuid(version) for version in range(1, 9)},
-    "uri": rf"{_SCHEME}:(?:{_AUTHORITY}|/?(?:{_PCHAR}{_PATH})?)(?:\?{_QUERY})?(?:#{_QUERY})?",
+    "uri": _URI,
+    "uri-reference": rf"(?:{_URI}|{_RELATIVE})",
+    "json-pointer": _POINTER,
+    "relative-json-pointer": f"(?:0|[1-9][0-9]{{0,8}})(?:#|{_POINTER})",
 }
+# These hold more than what is written here, which is a part of them.
+_PATTERNS |= {"idn-email": _PATTERNS["email"], "idn-hostname": _DOMAIN, "iri": _URI}
+_PATTERNS |= dict.fromkeys(("iri-reference", "uri-template"), _PATTERNS["uri-reference"])
+_LONGEST = {"hostname": 253, "idn-hostname": 253, "email": 254, "idn-email": 254}
+# Format → the pattern that all of a string must match, and how many characters it may have.
+FORMATS = {name: (f"^(?:{pattern})$", _LONGEST.get(name)) for name, pattern in _PATTERNS.items()}
 # Formats that ask for nothing a text could lack.
 PLAIN_FORMATS = frozenset({"password", "path", "file-path", "directory-path", "binary", "textarea"})

@@ -5,32 +5,52 @@ A required "a" and an optional "b" become, space left out: "\\"a\\":" integer ("
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from itertools import product
+from typing import Protocol
 
 from gemma4_gguf.errors import SchemaError
-from gemma4_gguf.grammars.grammar import EMPTY, Grammar, Node, Text, either_or_none, optional, seq
+from gemma4_gguf.grammars.grammar import (
+    EMPTY,
+    NOTHING,
+    Either,
+    Grammar,
+    Node,
+    Ref,
+    Text,
+    either,
+    either_or_none,
+    optional,
+    seq,
+)
+from gemma4_gguf.grammars.lengths import least_of
 from gemma4_gguf.grammars.notation import Notation
-from gemma4_gguf.grammars.regex import parse_pattern
-from gemma4_gguf.grammars.schema_alternatives import expand
-from gemma4_gguf.grammars.schema_shapes import Alternative, Members, Subschema, deduplicated, intersect
-from gemma4_gguf.grammars.schema_strings import matches, text_body
+from gemma4_gguf.grammars.regex import matches, parse_pattern
+from gemma4_gguf.grammars.schema_alternatives import Expander
+from gemma4_gguf.grammars.schema_difference import value_schemas
+from gemma4_gguf.grammars.schema_shapes import Alternative, Layer, Members, Subschema, deduplicated
+from gemma4_gguf.grammars.schema_strings import text_body
+from gemma4_gguf.grammars.words import words_except
+
+_MAX_KINDS = 16
+_MAX_STATES = 600  # above, the counts of optional members are kept by allowing fewer combinations
 
 
 class Compiler(Protocol):
     """What compiles the value of a member: `schema_compiler.Compiler`."""
 
-    root: Any
+    expander: Expander
     grammar: Grammar
     notation: Notation
 
-    def compile(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node | None:
-        """The values that every one of these schemas allows; None if there is none."""
+    def compile(self, subschemas: tuple[Subschema, ...], name_hint: str) -> Node:
+        """The values that every one of these schemas allows."""
 
 
 def write_members(
     compiler: Compiler, members: Members, pointer: str, name_hint: str
-) -> tuple[Node | None, bool] | None:
+) -> tuple[Node | None, bool]:
     """What stands between the braces of an object.
 
     Args:
@@ -40,109 +60,121 @@ def write_members(
         name_hint: what rules may be called.
 
     Returns:
-        One or more members (None if there can be none), and whether there may be none; None if nothing can
-        satisfy the limits.
+        One or more members (None if there can be none), and whether there may be none.
 
     Raises:
         SchemaError: the limits cannot be expressed.
     """
     entries: list[tuple[Node, bool]] = []
-    for name in _names(compiler, members):
-        subschemas = _value_schemas(members, name)
-        node = None if subschemas is None else compiler.compile(subschemas, name)
-        if node is None:
+    given = _given_names(compiler, members)
+    for name in given:
+        subschemas = value_schemas(members, name)
+        allowed = compiler.expander.difference.allows(members.names, name)
+        if subschemas is None or not allowed:
             if name in members.required:
-                return None
+                return None, False
+            continue
+        node = compiler.compile(subschemas, name)
+        if node == NOTHING:
+            if name in members.required:
+                return None, False
             continue
         pair = seq(compiler.notation.key(name), Text(":"), compiler.notation.space, node)
         entries.append((pair, name in members.required))
-    additional = _additional(compiler, members, name_hint)
-    return _MemberSequence(compiler, entries, additional, members, pointer, name_hint).write()
+    further = _further(compiler, members, given, name_hint)
+    return _Sequence(compiler, entries, further, members, pointer, name_hint).write()
 
 
-def _names(compiler: Compiler, members: Members) -> list[str]:
+def _given_names(compiler: Compiler, members: Members) -> list[str]:
     """Names that the schema gives, in the order of the notation."""
-    names = [*members.declared, *(name for name in members.required if name not in members.declared)]
+    names = dict.fromkeys([*members.declared(), *members.required])
+    listed = [alternative.values for alternative in compiler.expander.conjunction(members.names)]
+    if members.names and all(values is not None for values in listed):
+        names |= dict.fromkeys(name for values in listed for name in values or () if isinstance(name, str))
     return compiler.notation.order(names)
 
 
-def _value_schemas(members: Members, name: str) -> tuple[Subschema, ...] | None:
-    """All schemas of the value under a given name, those of matching patterns too; None if not allowed."""
-    hits = [subschema for text, at, subschema in members.patterned if matches(name, parse_pattern(text, at))]
-    if name not in members.declared and hits:
-        return tuple(hits)
-    subschemas = members.schemas_for(name)
-    return None if subschemas is None else deduplicated((*subschemas, *hits))
-
-
-def _additional(compiler: Compiler, members: Members, name_hint: str) -> Node | None:
+def _further(compiler: Compiler, members: Members, given: Sequence[str], name_hint: str) -> Node | None:
     """One member under a name that the schema does not give (patternProperties, additionalProperties)."""
-    patterns = [(parse_pattern(text, at), at, subschema) for text, at, subschema in members.patterned]
-    declared = tuple(seq(*(Text(c) for c in name)) for name in _names(compiler, members))
-    names = _name_limits(compiler, members)
-    if names is None:
-        return None
-    ways = []
-    for i, (pattern, at, subschema) in enumerate(patterns):
-        if pattern.within or pattern.outside:
-            raise SchemaError("look-ahead in patternProperties", pointer=at)
-        # A name that two patterns match would have to satisfy both schemas: leave it out.
-        others = tuple(other.node for j, (other, _, _) in enumerate(patterns) if j != i)
-        alternative = Alternative(
-            at, frozenset({"string"}), patterns=((members.patterned[i][0], at), *names.patterns)
-        )
-        ways.append(_pair(compiler, alternative, (*declared, *others), (subschema,), name_hint))
-    free = members.additional is not None and (members.additional_given or not (members.declared or patterns))
-    if free and members.additional is not None:
-        forbidden = (*declared, *(pattern.node for pattern, _, _ in patterns))
-        ways.append(_pair(compiler, names, forbidden, members.additional, name_hint))
+    layers = members.layers or (Layer(),)
+    free = any(layer.additional_given for layer in layers) or not any(
+        layer.declared or layer.patterned for layer in layers
+    )
+    limits = compiler.expander.conjunction(members.names) if members.names else [Alternative("")]
+    limits = [limit for limit in limits if "string" in limit.types and limit.values is None]
+    not_here = [*given, *members.forbidden]
+    kinds = list(product(*(_kinds(layer) for layer in layers)))
+    if len(kinds) > _MAX_KINDS:
+        raise SchemaError("too many patternProperties to be combined", pointer=layers[0].patterned[0][1])
+    ways: list[Node | None] = []
+    for kind in kinds:
+        if all(name is None for name, _, _ in kind) and not free:
+            continue
+        if any(schema is None for _, _, schema in kind):
+            continue
+        patterns = tuple(name for name, _, _ in kind if name is not None)
+        # A name that two patterns of one schema match would have to satisfy both: it is left out.
+        others = tuple(other for _, left_out, _ in kind for other in left_out)
+        if {text for text, _ in patterns} & {text for text, _ in others}:
+            continue
+        subschemas = deduplicated(schema for _, _, schema in kind if schema is not None)
+        value = compiler.compile(subschemas, f"{name_hint}-value")
+        if value == NOTHING:
+            continue
+        for limit in limits:
+            names = replace(
+                limit, patterns=limit.patterns + patterns, other_patterns=limit.other_patterns + others
+            )
+            key = _key(compiler, names, not_here)
+            if key is not None:
+                name = compiler.grammar.add(f"{name_hint}-name", key, lexeme=True)
+                ways.append(seq(name, Text(":"), compiler.notation.space, value))
     return either_or_none(ways)
 
 
-def _name_limits(compiler: Compiler, members: Members) -> Alternative | None:
-    """What propertyNames asks of a name, as an alternative for strings; None if no name will do."""
-    alternatives = [Alternative("", frozenset({"string"}))]
-    for subschema in members.names:
-        alternatives = intersect(alternatives, expand(compiler.root, subschema), subschema.pointer)
-    where = members.names[0].pointer if members.names else ""
-    if members.names and members.declared:
-        raise SchemaError("propertyNames beside properties cannot be expressed", pointer=where)
-    if len(alternatives) > 1:
-        raise SchemaError("propertyNames with alternatives; use a pattern or an enum", pointer=where)
-    return alternatives[0] if alternatives else None
+_Named = tuple[str, str]
 
 
-def _pair(
-    compiler: Compiler,
-    names: Alternative,
-    forbidden: tuple[Node, ...],
-    subschemas: tuple[Subschema, ...],
-    name_hint: str,
-) -> Node | None:
-    """One member: a name within `names` that matches none of `forbidden`, and its value."""
+def _kinds(layer: Layer) -> list[tuple[_Named | None, tuple[_Named, ...], Subschema | None]]:
+    """Kinds of names that a layer does not declare: pattern, patterns not to match, schema of values."""
+    patterns = tuple((text, at) for text, at, _ in layer.patterned)
+    kinds: list[tuple[_Named | None, tuple[_Named, ...], Subschema | None]] = []
+    for i, (text, at, schema) in enumerate(layer.patterned):
+        kinds.append(((text, at), patterns[:i] + patterns[i + 1 :], schema))
+    return [*kinds, (None, patterns, layer.additional)]
+
+
+def _key(compiler: Compiler, names: Alternative, not_here: Sequence[str]) -> Node | None:
+    """A name within limits that is none of some; None if there is none."""
     notation, grammar = compiler.notation, compiler.grammar
-    value = compiler.compile(subschemas, f"{name_hint}-value")
-    if names.values is not None:
-        key = either_or_none(notation.key(name) for name in names.values if isinstance(name, str))
-    else:
-        names = replace(names, patterns=names.patterns + notation.key_patterns)
-        body = text_body(names, notation, grammar, forbidden=forbidden)
-        key = None if body is None else seq(notation.key_quote, body, notation.key_quote)
-    if key is None or value is None:
-        return None
-    return seq(grammar.add(f"{name_hint}-name", key, lexeme=True), Text(":"), notation.space, value)
+    if names.is_free_text() and not not_here and not notation.key_patterns:
+        return Ref(notation.free_text)
+    if names.is_free_text() and not grammar.meets:
+        return _quoted(notation, words_except(not_here, notation, grammar))
+    patterns = names.patterns + notation.key_patterns
+    possible = [
+        name for name in not_here if all(matches(name, parse_pattern(*pattern)) for pattern in patterns)
+    ]
+    forbidden = (Either(tuple(map(Text, possible))),) if possible else ()
+    body = text_body(replace(names, patterns=patterns), notation, grammar, forbidden=forbidden)
+    return None if body is None else _quoted(notation, body)
 
 
-class _MemberSequence:
-    """Compiles the members of an object, one after the other, as an automaton of (entry, members so far).
+def _quoted(notation: Notation, body: Node) -> Node:
+    return seq(notation.key_quote, body, notation.key_quote)
 
-    Methods take i, the next of the entries, and n, how many members stand before it; n decides whether a
-    comma comes first and whether minProperties and maxProperties hold.
+
+class _Sequence:
+    """The members of an object, one after the other.
+
+    With a required one among them, those before it put a comma after themselves, and those after it a comma
+    before. Without, they are halved: at least one of all is at least one of the first half, and perhaps some
+    of the second, or at least one of the second.
 
     Args:
         compiler: its grammar takes the rules.
         entries: each given member, and whether it is required.
-        additional: any other member, None if there are none.
+        further: any other member, None if there are none.
         members: their limits.
         pointer: where the schema stands, for messages.
         name_hint: what rules may be called.
@@ -152,82 +184,139 @@ class _MemberSequence:
         self,
         compiler: Compiler,
         entries: list[tuple[Node, bool]],
-        additional: Node | None,
+        further: Node | None,
         members: Members,
         pointer: str,
         name_hint: str,
     ) -> None:
         self.grammar, self.name_hint = compiler.grammar, name_hint
-        self.entries, self.additional = entries, additional
-        self.least, self.most, self.pointer = members.least, members.most, pointer
+        self.entries, self.further, self.pointer = entries, further, pointer
+        required = sum(needed for _, needed in entries)
+        # Limits of the members that may be there or not.
+        self.least = max(members.least - required, 0)
+        self.most = None if members.most is None else members.most - required
+        if self.most is not None and further is None and self.most >= len(entries) - required:
+            self.most = None
         self.comma = seq(Text(","), compiler.notation.space)
-        self.made: dict[tuple[int, int], Node | None] = {}
-        self.uses: dict[tuple[int, int], int] = {}
+        self.required = required
 
-    def write(self) -> tuple[Node | None, bool] | None:
+    def write(self) -> tuple[Node | None, bool]:
         """As `write_members`."""
-        self.count(0, 0)
-        none = self.least == 0 and not any(required for _, required in self.entries)
-        some = self.after(0, 0)
-        if some == EMPTY:
-            some = None
-        return (some, none) if some is not None or none else None
-
-    def limit(self, n: int) -> int:
-        """The count n, or a lower one that has the same consequences: fewer states."""
-        return n if self.most is not None else min(n, max(self.least, 1))
-
-    def count(self, i: int, n: int) -> None:
-        """Count how often each state is entered: what is entered twice becomes a rule."""
-        self.uses[i, n] = self.uses.get((i, n), 0) + 1
-        if self.uses[i, n] == 1 and i < len(self.entries):
-            if self.most is None or n < self.most:
-                self.count(i + 1, self.limit(n + 1))
-            if not self.entries[i][1]:
-                self.count(i + 1, n)
-
-    def after(self, i: int, n: int) -> Node | None:
-        """All members from entry i on, after n others; at least one if n is 0. A rule if used twice."""
-        if (i, n) not in self.made:
-            node = self.build(i, n)
-            if node is not None and node != EMPTY and self.uses.get((i, n), 0) > 1:
-                node = self.grammar.add(f"{self.name_hint}-more", node)
-            self.made[i, n] = node
-        return self.made[i, n]
-
-    def build(self, i: int, n: int) -> Node | None:
-        """The node for `after`; None if the limits cannot be met from here."""
-        if i == len(self.entries):
-            return self.rest(n)
-        pair, required = self.entries[i]
-        ways: list[Node | None] = []
-        if self.most is None or n < self.most:
-            after = self.after(i + 1, self.limit(n + 1))
-            ways.append(None if after is None else seq(self.comma if n else EMPTY, pair, after))
-        if not required:
-            skipped = self.after(i + 1, n)
-            simple = len(ways) == 1 and ways[0] is not None and self.limit(n + 1) == n
-            if simple and skipped is not None:
-                return seq(optional(seq(self.comma, pair)), skipped)
-            ways.append(skipped)
-        return either_or_none(way for way in ways if not (n == 0 and way == EMPTY))
-
-    def rest(self, n: int) -> Node | None:
-        """Additional members after n others."""
-        missing = self.least - n
-        if self.additional is None:
-            return EMPTY if missing <= 0 and n else None
-        if missing > 1:
+        optionals = len(self.entries) - self.required
+        if self.most is not None and self.most < self.least:
+            return None, False
+        if self.further is None and self.least > optionals:
+            return None, False
+        if self.further is not None and self.least > 1 + optionals:
             # Two further members could have the same name, and a parser would keep one of them.
             raise SchemaError(
                 "minProperties cannot be guaranteed by members that are not declared",
                 pointer=f"{self.pointer}/minProperties",
             )
+        none = not self.required and not self.least
+        if self.most == 0:
+            self.entries, self.further = [entry for entry in self.entries if entry[1]], None
+            self.most = None
+        counted = self.least > (0 if self.required else 1) or self.most is not None
+        if counted and not (self.further is not None and not optionals):
+            states = (len(self.entries) + 1) * (max(self.least, self.most or 0) + 1)
+            if states <= _MAX_STATES:
+                return self._counted(), none
+            self._group()
+        return self._plain(), none
+
+    def _plain(self) -> Node | None:
+        """All members, whatever their number, but for the bound of further ones."""
+        further = None
+        if self.further is not None:
+            high = None if self.most is None else self.most - 1
+            more = seq(self.comma, self.further)
+            again = self.grammar.repeat(more, 0, high, f"{self.name_hint}-further")
+            further = seq(self.further, again)
+        must = next((i for i, (_, needed) in enumerate(self.entries) if needed), None)
+        if must is None:
+            nodes = [pair for pair, _ in self.entries] + ([further] if further is not None else [])
+            return self._some(nodes) if nodes else None
+        parts: list[Node] = [optional(seq(pair, self.comma)) for pair, _ in self.entries[:must]]
+        parts.append(self.entries[must][0])
+        for pair, needed in self.entries[must + 1 :]:
+            part = seq(self.comma, pair)
+            parts.append(part if needed else optional(part))
+        if further is not None:
+            rest = seq(self.comma, further)
+            parts.append(rest if self.least else optional(rest))
+        return seq(*parts)
+
+    def _some(self, nodes: list[Node]) -> Node:
+        """At least one of some members, in order."""
+        if len(nodes) == 1:
+            return nodes[0]
+        half = len(nodes) // 2
+        first = self._some(nodes[:half])
+        second = self._some(nodes[half:])
+        if len(nodes) - half > 1:
+            second = self.grammar.add(f"{self.name_hint}-more", second)
+        return either(seq(first, optional(seq(self.comma, second))), second)
+
+    def _counted(self) -> Node | None:
+        """Members as an automaton: from the last entry to the first, what may follow n optional ones."""
+        most = self.most
+        cap = max(self.least, 1) if most is None else most
+        # What may follow, by whether any member stands before, and by the number of optional ones before.
+        follow: dict[tuple[bool, int], Node | None] = {(True, n): self._after_all(n) for n in range(cap + 1)}
+        follow[False, 0] = self._first_further()
+        for i in range(len(self.entries) - 1, -1, -1):
+            pair, needed = self.entries[i]
+            here: dict[tuple[bool, int], Node | None] = {}
+            for some, n in follow:
+                glue = self.comma if some else EMPTY
+                up = n if needed else (min(n + 1, cap) if most is None else n + 1)
+                rest = follow.get((True, up))
+                ways = [None if rest is None else seq(glue, pair, rest)]
+                if not needed:
+                    ways.append(follow[some, n])
+                node = either_or_none(ways)
+                big = node is not None and node != EMPTY and i
+                here[some, n] = self.grammar.add(f"{self.name_hint}-more", node) if big and node else node
+            follow = here
+        return follow[False, 0]
+
+    def _after_all(self, n: int) -> Node | None:
+        """Further members after n optional ones."""
+        missing = self.least - n
         room = None if self.most is None else self.most - n
-        if room is not None and room <= 0:
-            return EMPTY if missing <= 0 and n else None
-        more = seq(self.comma, self.additional)
-        if n:
-            return self.grammar.repeat(more, max(missing, 0), room, f"{self.name_hint}-further")
-        again = self.grammar.repeat(more, 0, None if room is None else room - 1, f"{self.name_hint}-further")
-        return seq(self.additional, again)
+        if self.further is None or room == 0:
+            return EMPTY if missing <= 0 else None
+        if missing > 1:  # they could have the same name
+            return None
+        more = seq(self.comma, self.further)
+        return self.grammar.repeat(more, max(missing, 0), room, f"{self.name_hint}-further")
+
+    def _first_further(self) -> Node | None:
+        if self.further is None or self.required or self.least > 1:
+            return None
+        room = None if self.most is None else self.most - 1
+        more = seq(self.comma, self.further)
+        return seq(self.further, self.grammar.repeat(more, 0, room, f"{self.name_hint}-further"))
+
+    def _group(self) -> None:
+        """Keep counts without counting: of each group of neighbours at most, or at least, one is there."""
+        optionals = [i for i, (_, needed) in enumerate(self.entries) if not needed]
+        kept: dict[int, tuple[Node, bool]] = {}
+        groups = least_of(self.most, max(len(optionals), 1)) if self.most is not None else self.least
+        size = -(-len(optionals) // max(groups or 1, 1))
+        for g in range(0, len(optionals), size):
+            places = optionals[g : g + size]
+            pairs = [self.entries[i][0] for i in places]
+            one = either(*pairs) if self.most is not None else self._some(pairs)
+            kept[places[0]] = (self.grammar.add(f"{self.name_hint}-one", one), g // size < self.least)
+        self.entries = [kept.get(i, entry) for i, entry in enumerate(self.entries) if entry[1] or i in kept]
+        self.grammar.notes.append(
+            f"the number of members at {self.pointer or '/'} is kept by fewer combinations"
+        )
+        if len(kept) < self.least:
+            raise SchemaError("minProperties beside maxProperties cannot be expressed", pointer=self.pointer)
+        if self.most is not None and len(kept) >= self.most:
+            self.further = None
+        self.most = None if self.most is None else self.most - len(kept)
+        self.least = 0

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError, ToolError
-from gemma4_gguf.grammars.automata import TooLarge, build, to_node
-from gemma4_gguf.grammars.grammar import Grammar, Node, Ref, Repeat, Text, either, seq
-from gemma4_gguf.grammars.notation import JsonNotation, ToolCallNotation
+from gemma4_gguf.grammars.automata import is_empty
+from gemma4_gguf.grammars.gbnf_writer import to_gbnf
+from gemma4_gguf.grammars.grammar import Grammar, Meet, Node, Ref, Repeat, Text, either, seq
+from gemma4_gguf.grammars.notation import JSON, TOOL_CALL
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_compiler import Compiler
-from gemma4_gguf.grammars.schema_strings import has_nullable_repeat, split_long_repeats
 from gemma4_gguf.grammars.tool_dicts import openai_tools
 from gemma4_gguf.special_tokens import CALL_CLOSE, CALL_OPEN
 
@@ -35,7 +35,7 @@ def from_schema(json_schema: Mapping[str, Any] | bool) -> str:
     Raises:
         SchemaError: the schema is malformed, contradicts itself or cannot be expressed; `pointer` says where.
     """
-    return schema_grammar(json_schema).to_text()
+    return to_gbnf(schema_grammar(json_schema, meets=False))
 
 
 def from_type(type_: Any) -> str:
@@ -62,14 +62,22 @@ def from_tools(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> 
     Raises:
         SchemaError: a declaration is malformed or cannot be expressed; `pointer` starts with its number.
     """
-    return tools_grammar(tools, parallel=parallel).to_text()
+    return to_gbnf(tools_grammar(tools, parallel=parallel, meets=False))
 
 
-def schema_grammar(json_schema: Mapping[str, Any] | bool) -> Grammar:
-    """As `from_schema`, as a `Grammar`."""
+def schema_grammar(
+    json_schema: Mapping[str, Any] | bool, *, meets: bool = True, longest_text: int | None = None
+) -> Grammar:
+    """As `from_schema`, as a `Grammar`.
+
+    Args:
+        json_schema: as there.
+        meets: for llguidance: exact and without GBNF text.
+        longest_text: characters of a text for which the schema says neither a length nor a pattern, at most.
+    """
     if not isinstance(json_schema, (Mapping, bool)):
         raise SchemaError(f"a schema is an object or a boolean, not a {type(json_schema).__name__}")
-    return Compiler(json_schema, JsonNotation()).document()
+    return Compiler(json_schema, JSON, meets=meets, longest_text=longest_text).document()
 
 
 def type_schema(type_: Any) -> dict[str, Any]:
@@ -112,35 +120,28 @@ def pattern_grammar(pattern: str) -> Grammar:
         SchemaError: it is malformed, not regular, or matches nothing.
     """
     parsed = parse_pattern(pattern, full=True)
-    grammar = Grammar()
-    node: Node | None = parsed.node
-    if parsed.within or parsed.outside or has_nullable_repeat(parsed.node):
-        try:
-            automaton = build([parsed.node, *parsed.within], parsed.outside)
-            node = to_node(automaton, grammar, "part") if automaton.transitions else None
-        except TooLarge:
-            raise SchemaError(f"the pattern {pattern!r} needs too large a grammar") from None
-    if node is None:
+    within = (parsed.node, *parsed.within)
+    if is_empty(within, parsed.outside, 0, None):
         raise SchemaError(f"nothing matches the pattern {pattern!r}")
-    grammar.rules = {"root": split_long_repeats(node, grammar)} | grammar.rules
-    return grammar
+    alone = len(within) == 1 and not parsed.outside
+    return Grammar({"root": parsed.node if alone else Meet(within, parsed.outside)}, meets=True)
 
 
-def tools_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> Grammar:
-    """As `from_tools`, as a `Grammar`."""
+def tools_grammar(
+    tools: Sequence[Mapping[str, Any]], *, parallel: bool = True, meets: bool = True
+) -> Grammar:
+    """As `from_tools`, as a `Grammar`; with `meets` for llguidance, exact and without GBNF text."""
     try:
         declared = [_function(tool) for tool in openai_tools(tools)]
     except ToolError as error:
         raise SchemaError(str(error)) from error
     if not declared:
         raise SchemaError("there are no tools to call")
-    root = {"tools": [parameters for _, parameters in declared]}
-    compiler = Compiler(root, ToolCallNotation())
+    compiler = Compiler(True, TOOL_CALL, meets=meets)
     calls: list[Node] = []
     for i, (name, parameters) in enumerate(declared):
-        arguments = Compiler(parameters, ToolCallNotation())
-        arguments.grammar = compiler.grammar
         try:
+            arguments = Compiler(parameters, TOOL_CALL, grammar=compiler.grammar)
             node = arguments.document_node(f"{name}-arguments")
         except SchemaError as error:
             raise SchemaError(error.reason, pointer=f"/{i}/function/parameters{error.pointer}") from error

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError, ToolError
-from gemma4_gguf.grammars.schema_alternatives import resolve
+from gemma4_gguf.grammars.schema_references import References
 
 _MANY = 1_000  # schemas; from then on, a definition that was shown once is only named
 _TOO_MANY = 10_000  # from then on, only types are shown
@@ -107,7 +107,7 @@ class _Printer:
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
-        self.root = root
+        self.references = References(root)
         self.count = 0
         self.shown: set[str] = set()
 
@@ -262,7 +262,7 @@ class _Printer:
         ref, rest = schema["$ref"], _without(schema, "$ref")
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
             return _both(rest, {"description": f"As {ref} describes it."}), inside
-        target = resolve(self.root, ref, "").schema
+        target = self.references.resolve(ref, "").schema
         if not isinstance(target, Mapping):
             return _both(rest, {"type": "null"} if target is False else {}), inside
         if ref not in inside and (self.count <= _MANY or ref not in self.shown):

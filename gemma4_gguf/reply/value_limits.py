@@ -18,62 +18,7 @@ MAX_TOKENS = 4_096  # of a value that the schema leaves open
 _MAX_ITEMS, _MAX_MEMBERS = 64, 16  # of lists and objects, where their number is open
 _NUMBER = 24  # characters
 _SLACK, _OVERHEAD = 2, 64  # for white space between tokens
-_HAS_LENGTH = ("maxLength", "pattern", "format", "enum", "const", "allOf", "$ref")
-_PARTS = ("properties", "patternProperties", "$defs", "definitions")
-_LISTS = ("anyOf", "oneOf", "prefixItems")
 _CHOICES = ("anyOf", "oneOf", "allOf")
-
-
-def bounded(schema: Any) -> Any:
-    """A schema whose open texts end after MAX_TEXT characters.
-
-    Args:
-        schema: a JSON schema; left as it is.
-
-    Returns:
-        The same, with a maxLength where a text has neither length nor pattern, format or choices.
-    """
-    if any("maxLength" in part and "$ref" in part for part in _walk(schema)):
-        return schema  # a length beside a reference is about the text that it leads to
-    try:
-        return _bounded(schema)
-    except RecursionError:
-        return schema  # nested too deeply, which its compiler says
-
-
-def _bounded(schema: Any) -> Any:
-    if not isinstance(schema, Mapping):
-        return schema
-    out = dict(schema)
-    kinds = schema.get("type")
-    if (kinds == "string" or (isinstance(kinds, list) and "string" in kinds)) and not any(
-        key in schema for key in _HAS_LENGTH
-    ):
-        least = schema.get("minLength")
-        out["maxLength"] = max(MAX_TEXT, 2 * least if isinstance(least, int) else 0)
-    for key in _PARTS:
-        if isinstance(schema.get(key), Mapping):
-            out[key] = {name: _bounded(part) for name, part in schema[key].items()}
-    for key in _LISTS:
-        if isinstance(schema.get(key), list):
-            out[key] = [_bounded(part) for part in schema[key]]
-    for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), Mapping):
-            out[key] = _bounded(schema[key])
-    return out
-
-
-def _walk(schema: Any) -> list[Mapping[str, Any]]:
-    """All schemas in a schema."""
-    found, left = [], [schema]
-    while left:
-        part = left.pop()
-        if isinstance(part, Mapping):
-            found.append(part)
-            left += part.values()
-        elif isinstance(part, list):
-            left += part
-    return found
 
 
 def sensible_tokens(schema: Any) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 from gemma4_gguf.grammars.gbnf_reader import parse_gbnf
-from gemma4_gguf.grammars.grammar import Chars, Either, Grammar, Ref, Repeat, Seq, Text
+from gemma4_gguf.grammars.grammar import Chars, Either, Grammar, Meet, Ref, Repeat, Seq, Text
 
 
 class Judge:
-    """Follows a text with all stacks at once. A stack is a linked list (node, below)."""
+    """Follows a text with all stacks at once. A stack is a linked list (node, below); in the place of a node
+    stands, for a Meet, what is left of each of its items: a list of stacks of its own."""
 
     def __init__(self, grammar):
         self.grammar = parse_gbnf(grammar) if isinstance(grammar, str) else grammar
@@ -29,7 +30,12 @@ class Judge:
             if state is None:
                 continue
             node, below = state
-            if isinstance(node, Text):
+            if isinstance(node, tuple):
+                n_within, parts = node
+                moved = tuple(frozenset(self.step(part, char)) for part in parts)
+                if all(moved[:n_within]):
+                    after.append(((n_within, moved), below))
+            elif isinstance(node, Text):
                 if node.value[0] == char:
                     after.append((Text(node.value[1:]), below))
             elif any(low <= code <= high for low, high in node.ranges):
@@ -58,11 +64,24 @@ class Judge:
                 queue += [(item, below) for item in node.items]
             elif isinstance(node, Repeat):
                 queue += self.repeated(node, below)
+            elif isinstance(node, Meet):
+                parts = tuple(frozenset(self.expand([(item, None)])) for item in node.within + node.outside)
+                queue.append(((len(node.within), parts), below))
+            elif isinstance(node, tuple):
+                queue += [below] * self.is_met(*node)
+                out.append(state)
             elif node == Text(""):
                 queue.append(below)
             else:
                 out.append(state)
         return out
+
+    @staticmethod
+    def is_met(n_within, parts):
+        """Whether the items of a Meet may end here."""
+        return all(None in part for part in parts[:n_within]) and not any(
+            None in part for part in parts[n_within:]
+        )
 
     @staticmethod
     def repeated(node, below):
@@ -95,6 +114,8 @@ class Writer:
             return sum(map(self.shortest, node.items))
         if isinstance(node, Either):
             return min(map(self.shortest, node.items), default=float("inf"))
+        if isinstance(node, Meet):
+            return max(map(self.shortest, node.within))
         return node.least * self.shortest(node.item) if node.least else 0
 
     def text(self, node=None, depth=0):
@@ -112,9 +133,20 @@ class Writer:
             if depth > self.depth:
                 ways = [min(ways, key=self.shortest)]
             return self.text(self.random.choice(ways), depth + 1)
+        if isinstance(node, Meet):
+            return self.meeting(node, depth)
         most = node.least + 3 if node.most is None else node.most
         n = node.least if depth > self.depth else self.random.randint(node.least, min(most, node.least + 3))
         return "".join(self.text(node.item, depth + 1) for _ in range(n))
+
+    def meeting(self, node, depth):
+        """A text of the first item that the others allow."""
+        judge = Judge(Grammar(self.grammar.rules | {"root": node}))
+        for _ in range(2000):
+            text = self.text(node.within[self.random.randrange(len(node.within))], depth)
+            if judge.accepts(text):
+                return text
+        raise AssertionError("no text found")
 
     def char(self, node):
         while True:
