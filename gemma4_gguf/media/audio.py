@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.decode import decodable_packets, first_decodable, is_picture, name_of, open_container
+from gemma4_gguf.media.decode import (
+    as_array,
+    decodable_packets,
+    first_decodable,
+    is_picture,
+    name_of,
+    open_container,
+)
 from gemma4_gguf.media.resample import resample_blocks
 
 SAMPLE_RATE_HZ = 16_000
@@ -59,8 +66,8 @@ def load_audio(
     """Reads a sound.
 
     Args:
-        source: a path or the content of any file with sound (videos too), or samples in [-1, 1]: floats or
-            16-bit integers, [n] or [n, channels].
+        source: a path or the content of any file with sound (videos too), or an array or tensor of samples:
+            floats in [-1, 1] or 16-bit integers, [n] or [n, channels].
         sample_rate_hz: of an array; files carry theirs.
         max_s: longest sound taken; None takes as much as a context can hold, for `cut_at_pauses`.
 
@@ -141,8 +148,8 @@ def sound_duration_s(source: str | Path | bytes | np.ndarray, sample_rate_hz: in
     Raises:
         MediaError: no such file, or damaged.
     """
-    if isinstance(source, np.ndarray):
-        return len(source) / sample_rate_hz
+    if hasattr(source, "__array__"):
+        return len(as_array(source, "sound")) / sample_rate_hz
     with open_container(source, "sound") as container:
         return float(container.duration or 0) / 1e6
 
@@ -200,14 +207,16 @@ def _checked_length(max_s: float) -> int:
 
 def _blocks(source: str | Path | bytes | np.ndarray, sample_rate_hz: int, name: str) -> Iterator[np.ndarray]:
     """Mono at 16 kHz, float32 [n] each."""
-    if not isinstance(source, np.ndarray):
+    if not hasattr(source, "__array__"):  # as tensors have, too
         with open_container(source, "sound") as container:
             yield from _decode(container, name)
         return
     lowest, highest = _RATES_HZ
     if not lowest <= sample_rate_hz <= highest:
         raise MediaError(f"sample_rate_hz is {sample_rate_hz}; expected {lowest} to {highest}.")
-    yield from resample_blocks([_checked_array(source)], int(sample_rate_hz), SAMPLE_RATE_HZ)
+    yield from resample_blocks(
+        [_checked_array(as_array(source, "sound"))], int(sample_rate_hz), SAMPLE_RATE_HZ
+    )
 
 
 def _decode(container: Any, name: str) -> Iterator[np.ndarray]:
@@ -289,15 +298,14 @@ def _gather(blocks: Iterator[np.ndarray], name: str, max_s: float | None) -> np.
 
 
 def _checked_array(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim == 2 and 1 <= samples.shape[1] <= _MAX_CHANNELS:
-        samples = samples.mean(axis=1) if samples.dtype != np.int16 else samples / 32768.0
-        samples = samples.mean(axis=1) if samples.ndim == 2 else samples
-    if samples.ndim != 1:
+    if samples.ndim != 1 and not (samples.ndim == 2 and 1 <= samples.shape[1] <= _MAX_CHANNELS):
         raise MediaError(
             f"The samples have shape {list(samples.shape)}; expected [n] or [n, channels]. Transpose them?"
         )
-    if samples.dtype == np.int16:
+    if samples.dtype.kind == "i" and samples.dtype.itemsize == 2:  # in either byte order
         samples = samples / 32768.0
+    if samples.ndim == 2 and samples.dtype.kind == "f":
+        samples = samples.mean(axis=1)
     if not np.issubdtype(samples.dtype, np.floating):
         raise MediaError(f"The samples are {samples.dtype}; expected floats in [-1, 1] or 16-bit integers.")
     return samples.astype(np.float32)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes, what_else
 
@@ -78,6 +80,25 @@ def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
         raise MediaError(f"{str(source)[:200]} cannot be read as a {what}: {reason}.") from error
     with stream:
         yield stream
+
+
+def as_array(source: Any, what: str) -> np.ndarray:
+    """The numbers of an array or a tensor.
+
+    Args:
+        source: with `__array__`, as those of NumPy, torch and jax have.
+        what: for messages, such as "picture".
+
+    Returns:
+        An array of any shape and type.
+
+    Raises:
+        MediaError: it gives none, such as a tensor on another device.
+    """
+    try:
+        return np.asarray(source)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise MediaError(f"The {what} is a {type(source).__name__} that gives no array: {error}.") from error
 
 
 def is_picture(source: str | Path | bytes, what: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.decode import name_of, open_source
+from gemma4_gguf.media.decode import as_array, name_of, open_source
 from gemma4_gguf.media.signatures import CAMERA_RAW, HEAD_BYTES, is_heif, picture_formats, what_else
 
 if TYPE_CHECKING:
@@ -313,15 +313,7 @@ def _through_profile(picture: PILImage.Image) -> PILImage.Image:
 def _from_array(source: Any) -> PILImage.Image:
     from PIL import Image
 
-    try:
-        pixels = np.asarray(source)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # such as a tensor on another device
-        raise MediaError(f"The picture is a {type(source).__name__} that gives no array: {error}.") from error
+    pixels = as_array(source, "picture")
     shape = pixels.shape
     if pixels.ndim == 3 and shape[2] == 1:
         pixels = pixels[..., 0]

@@ -146,8 +146,10 @@ class Clip:
             self.times = [number / self.rate for number in range(len(packets))]
         last = max(packets, key=lambda packet: packet.stamp or 0)
         self.end_s = self.times[-1] + (last.duration * unit or _usual_step(self.times, self.rate))
-        # The way to a picture by its time; without it they can only be counted.
-        timed = len({packet.pts for packet in packets} - {None}) == len(packets)
+        # The way to a picture by its time; without it they can only be counted. AVI keeps the order of
+        # decoding, and FFmpeg's guess at the times is wrong where pictures are shown in another one.
+        guessed = container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        timed = not guessed and len({packet.pts for packet in packets} - {None}) == len(packets)
         self._stamps = stamps if timed else []
         self._keys = sorted(packet.pts for packet in packets if packet.is_key and packet.pts is not None)
 

@@ -14,7 +14,7 @@ import parity
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_samples import sweep
+from media_samples import Tensor, sweep
 from reference import cases
 from sounds import encoded
 
@@ -171,6 +171,10 @@ def test_arrays() -> None:
     np.testing.assert_array_equal(load_audio((samples * 32768).astype(np.int16)), samples)
     doubled = np.stack([(samples * 32768).astype(np.int16)] * 2, axis=1)
     np.testing.assert_array_equal(load_audio(doubled), samples)
+    np.testing.assert_array_equal(load_audio(Tensor(samples)), samples)
+    for order in ("<i2", ">i2"):
+        np.testing.assert_array_equal(load_audio((samples * 32768).astype(order)), samples)
+    np.testing.assert_array_equal(load_audio(samples[::-1][::-1]), samples)
     halved = load_audio(tone(440, 1, 48_000), sample_rate_hz=48_000)
     assert snr_db(halved, tone(440, 1, SAMPLE_RATE_HZ)) > 100
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_samples import picture
+from media_samples import Tensor, picture
 from PIL import Image, ImageCms
 
 from gemma4_gguf.errors import MediaError
@@ -271,16 +271,6 @@ ARRAYS: dict[str, Callable[[], Any]] = {
     "a tensor": lambda: Tensor(FIELDS),
     "read only": lambda: np.frombuffer(FIELDS.tobytes(), np.uint8).reshape(FIELDS.shape),
 }
-
-
-class Tensor:
-    """As of torch, jax and others."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.array
 
 
 @pytest.mark.parametrize("name", ARRAYS)

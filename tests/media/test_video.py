@@ -41,6 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "webm": {"container": "webm", "codec": "libvpx-vp9"},
     "matroska": {"container": "matroska"},
     "avi": {"container": "avi", "codec": "mpeg4"},
+    "avi, frames out of order": {"container": "avi", "bf": "2"},
     "gif": {"container": "gif", "codec": "gif"},
 }
 
@@ -105,7 +106,7 @@ def test_a_long_still_costs_one_picture(kind: str) -> None:
     found = sample_frames(content, frames=6)
     assert len(found) == 6 and found[0].index == 0
     assert [frame.time_s for frame in found] == pytest.approx([STILL[f.index] / 10 for f in found], abs=1e-3)
-    assert np.abs(np.array(numbers(found)) - [frame.index for frame in found]).max() <= (kind == "avi")
+    assert np.abs(np.array(numbers(found)) - [frame.index for frame in found]).max() <= ("avi" in kind)
     assert [frame.time_s for frame in sample_frames(content, fps=1)] == pytest.approx(
         [0, 9, 10][:2], abs=0.11
     )
