@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -182,16 +183,19 @@ _SESSION_RANGES = {
     "n_gpu_layers": (0, _LARGEST, ", or None for all layers"),
     "snapshot_bytes": (0, 2**63 - 1, ", or None for 256 MiB or more"),
 }
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (lambda x: _is_number(x) and 0 <= x < math.inf, "0 or more"),
-    "top_k": (lambda x: _is_whole(x) and x >= 0, "0 or more"),
-    "top_p": (lambda x: _is_number(x) and 0 < x <= 1, "above 0, at most 1"),
-    "min_p": (lambda x: _is_number(x) and 0 <= x <= 1, "0 to 1"),
-    "repeat_penalty": (lambda x: _is_number(x) and 0 < x < math.inf, "above 0"),
-    "max_tokens": (lambda x: x is None or (_is_whole(x) and x >= 1), "1 or more, or None"),
-    "seed": (lambda x: x is None or (_is_whole(x) and x >= 0), "0 or more, or None"),
-    "stop": (lambda x: all(map(_is_text, x)), "texts that are not empty, without halves of surrogate pairs"),
+# llama.cpp draws with 32-bit numbers, in which larger and smaller ones are infinite or 0.
+_NUMBERS = {
+    "temperature": (0.0, 1e6, "a number from 0 to 1,000,000"),
+    "top_p": (1e-30, 1.0, "a number above 0, at most 1"),
+    "min_p": (0.0, 1.0, "a number from 0 to 1"),
+    "repeat_penalty": (1e-3, 1e3, "a number from 0.001 to 1,000"),
 }
+_WHOLE_NUMBERS = {
+    "top_k": (0, "a whole number, 0 or more"),
+    "max_tokens": (1, "a whole number, 1 or more, or None"),
+    "seed": (0, "a whole number, 0 or more, or None"),
+}
+_LARGEST_BIAS = 1e30
 
 
 def session_options(given: Mapping[str, Any]) -> SessionOptions:
@@ -287,22 +291,71 @@ def with_overrides(options: SamplingOptions, given: Mapping[str, Any]) -> Sampli
         raise OptionError(
             f"sampling is {options!r}; expected SamplingOptions, such as SamplingOptions(seed=1)."
         )
-    values = dict(given)
-    if "stop" in values:
-        stop = values["stop"]
-        values["stop"] = (
-            (stop,) if isinstance(stop, str) else _tuple("stop", stop or (), "a text, or several")
+    options = replace(options, **given)
+    checked: dict[str, Any] = {name: _number(name, getattr(options, name)) for name in _NUMBERS}
+    checked |= {name: _whole_number(name, getattr(options, name)) for name in _WHOLE_NUMBERS}
+    stop, bias = _stop(options.stop), _logit_bias(options.logit_bias)
+    return replace(options, **checked, stop=stop, logit_bias=bias)
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of any library (numpy) as float."""
+    least, most, expected = _NUMBERS[name]
+    if not _is_number(value) or not least <= value <= most:
+        raise OptionError(f"{name} is {_shown(value)}; expected {expected}.")
+    return float(value)
+
+
+def _whole_number(name: str, value: Any) -> int | None:
+    least, expected = _WHOLE_NUMBERS[name]
+    if value is None and "None" in expected:
+        return None
+    number = _whole(value)
+    if number is None or number < least:
+        raise OptionError(f"{name} is {_shown(value)}; expected {expected}.")
+    return number
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    texts = (value,) if isinstance(value, str) else value
+    kinds = (Sequence, Set, Iterator)  # a mapping, or bytes, would give something else than its texts
+    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, kinds):
+        texts = (None,)
+    texts = tuple(texts)
+    if not all(map(_is_text, texts)):
+        raise OptionError(
+            f"stop is {_shown(value)}; expected a text or several, none of them empty or with halves of "
+            "surrogate pairs."
         )
-    if "logit_bias" in values:
-        bias = values["logit_bias"]
-        pairs = bias.items() if isinstance(bias, Mapping) else bias
-        try:
-            values["logit_bias"] = tuple((int(token), float(value)) for token, value in pairs)
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"logit_bias is {bias!r}; expected token ids with a number each.") from error
-    options = replace(options, **values)
-    _check(options)
-    return options
+    return texts
+
+
+def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Ids may be texts of digits, as JSON has no other keys; a bias of minus infinity bars a token."""
+    pairs = value.items() if isinstance(value, Mapping) else () if value is None else value
+    found: dict[int, float] = {}
+    try:
+        for token, bias in pairs:
+            digits = isinstance(token, str) and token.isascii() and token.isdigit()
+            number = int(token) if digits else _whole(token)
+            if number is None or not _is_number(bias):
+                raise TypeError
+            if not -_LARGEST_BIAS <= bias <= _LARGEST_BIAS and bias != -math.inf:
+                raise TypeError
+            found[number] = float(bias)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"logit_bias is {_shown(value)}; expected token ids, with a finite number or minus infinity each."
+        ) from error
+    return tuple(found.items())
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, cut where it is long."""
+    said = repr(value)
+    return said if len(said) <= 200 else f"{said[:200]}…"
 
 
 def turn_options(
@@ -328,9 +381,11 @@ def turn_options(
     fields_of = {kind: {field.name for field in fields(kind)} for kind in (SamplingOptions, ToolOptions)}
     drawn, called = ({n: rest.pop(n) for n in given if n in fields_of[kind]} for kind in fields_of)
     for name in ("thinking", "special_in_content", "parallel_tool_calls", "strict"):
-        if given.get(name, False) not in (True, False):
-            raise OptionError(f"{name} is {given[name]!r}; expected True or False.")
-    base = rest.pop("sampling", None) or sampling
+        value = given.get(name, False)
+        if not isinstance(value, (bool, int)) or value not in (True, False):
+            raise OptionError(f"{name} is {_shown(value)}; expected True or False.")
+    base = rest.pop("sampling", None)
+    base = sampling if base is None else base
     return rest, with_overrides(base, drawn), ToolOptions(**called)
 
 
@@ -343,20 +398,6 @@ def _require_names(
             raise OptionError(f"There is no option {name!r}; known are {', '.join(known)}.")
 
 
-def _check(options: SamplingOptions) -> None:
-    for name, (inside, expected) in _RANGES.items():
-        value = getattr(options, name)
-        if not inside(value):
-            raise OptionError(f"{name} is {value!r}; expected {expected}.")
-
-
-def _tuple(name: str, value: Any, expected: str) -> tuple[Any, ...]:
-    try:
-        return tuple(value)
-    except TypeError as error:
-        raise OptionError(f"{name} is {value!r}; expected {expected}.") from error
-
-
 def _whole(value: Any) -> int | None:
     """The int behind a whole number of any library; None for anything else, bool included."""
     try:
@@ -365,13 +406,9 @@ def _whole(value: Any) -> int | None:
         return None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != "" and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or isinstance(value, float)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gemma4_gguf import AsyncChat, AsyncSession, Chunk, Session
-from gemma4_gguf.engine.context import Context
+from gemma4_gguf.engine.compute_thread import Interrupt
 from gemma4_gguf.errors import EngineError, Gemma4Error, IncompleteReplyError, MessageError, OptionError
 
 ENDLESS: dict[str, Any] = {"temperature": 3.0, "top_k": 0, "seed": 4}
@@ -31,13 +31,14 @@ def own(nano: Path) -> Iterator[Session]:
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Threads that decoded, one entry for each decode."""
     seen: list[int] = []
-    decode = Context._decode
+    decode = Interrupt.run
 
-    def counted(context: Context, batch: Any) -> None:
-        decode(context, batch)
+    def counted(interrupt: Interrupt, work: Callable[[], int]) -> int:
+        code = decode(interrupt, work)
         seen.append(threading.get_ident())
+        return code
 
-    monkeypatch.setattr(Context, "_decode", counted)
+    monkeypatch.setattr(Interrupt, "run", counted)
     return seen
 
 

@@ -218,9 +218,13 @@ class Engine:
         Raises:
             ContextFullError: the prompt is longer than the context.
             MessageError: it is empty, or an id of it is outside the vocabulary.
-            OptionError: n_top is out of range.
+            OptionError: n_top is out of range, or logit_bias names an id that is outside the vocabulary.
         """
         self._check(request.items)
+        for token, _ in request.sampling.logit_bias:
+            if not 0 <= token < self.model.n_vocab:
+                last = self.model.n_vocab - 1
+                raise OptionError(f"logit_bias names token {token}; ids of this vocabulary are 0 to {last}.")
         if request.n_top is not None and not 0 <= request.n_top <= self.model.n_vocab:
             raise OptionError(f"n_top is {request.n_top}; expected 0 to {self.model.n_vocab}, or None.")
         return TokenStream(self.context, self.pool, request)

@@ -16,6 +16,7 @@ from gemma4_gguf.errors import EngineError
 from gemma4_gguf.options import SamplingOptions
 
 PENALTY_WINDOW = 64  # tokens a repeat penalty looks back
+_COLDEST = 1e-6  # below it, the most likely token is drawn anyway, and logits divided by it overflow
 _SEED_MASK = 0xFFFF_FFFF
 
 
@@ -99,7 +100,7 @@ def _stages(lib: Any, options: SamplingOptions, n_vocab: int, banned: Sequence[i
         stages.append(
             lib.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, options.repeat_penalty, 0.0, 0.0)
         )
-    if options.temperature == 0:
+    if options.temperature < _COLDEST:
         return [*stages, lib.llama_sampler_init_greedy()]
     if options.top_k > 0:
         stages.append(lib.llama_sampler_init_top_k(min(options.top_k, n_vocab)))  # 32 bits there
