@@ -66,7 +66,7 @@ class Fields:
         found = {name: value for name, value in found.items() if holds(value)} or found
         first, *others = found.items() or [("", None)]
         for name, value in others:
-            if holds(value) and (type(value) is not type(first[1]) or value != first[1]):
+            if holds(value) and not _same(value, first[1]):
                 raise MessageError(f"{self.where} has {first[0]} and {name}, which differ; expected one.")
         return first[1]
 
@@ -82,6 +82,13 @@ class Fields:
                 f"{self.where} has the key {left[0][:80]!r}, which is not read here. Known are "
                 f"{', '.join(sorted(set(self._taken)))}. Put what it says into one of these, or leave it out."
             )
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except ValueError:  # arrays
+        return False
 
 
 def holds(value: Any) -> bool:

@@ -348,15 +348,17 @@ def _result(content: Any, failed: Any, where: str) -> tuple[Content, Any, bool]:
 
 
 def _are_parts(values: Any) -> bool:
-    """Whether a list is one of parts, and no data: a list of texts alone is data."""
-    if not isinstance(values, (list, tuple)):
+    """Whether a list is one of parts, maybe unknown ones among them, and no data, such as texts alone."""
+    if not isinstance(values, (list, tuple)) or not any(map(_is_part, values)):
         return False
-    return all(isinstance(value, str) or _is_part(value) for value in values) and any(map(_is_part, values))
+    typed = (isinstance(value, Mapping) and isinstance(value.get("type"), str) for value in values)
+    return all(isinstance(v, str) or of_type or _is_part(v) for v, of_type in zip(values, typed, strict=True))
 
 
 def _is_part(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return value.get("type") in _PART_TYPES or any(key in value for key in _RESPONSES)
+        kind = value.get("type")
+        return (isinstance(kind, str) and kind in _PART_TYPES) or any(key in value for key in _RESPONSES)
     return modality_of(value) is not None or is_pil(value) or isinstance(value, os.PathLike)
 
 

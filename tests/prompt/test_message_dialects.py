@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from dialects import ARGUMENTS, B64, DIALECTS, PNG, RESULT
 
@@ -174,6 +175,11 @@ def test_arguments_are_json(arguments: Any, match: str) -> None:
         ),
         ({"role": "tool", "content": "a", "artifact": {"b": 1}}, "artifact"),
         ({"role": "tool", "content": [{"type": "thinking", "thinking": "a"}]}, "nothing else"),
+        (
+            {"role": "tool", "content": [{"type": "text", "text": "a"}, {"type": "resource_link"}]},
+            "resource_link",
+        ),
+        ({"role": "assistant", "reasoning": np.zeros(2), "thinking": np.zeros(2)}, "differ"),
         ({"role": "user", "content": "a", "images": B64}, "images is a str"),
         ({"role": "user", "content": b"a"}, "content is a bytes"),
         ({"role": "user", "content": "a", "name": 5}, "name is a int"),
