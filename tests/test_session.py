@@ -21,7 +21,7 @@ from gemma4_gguf import Image, Session
 from gemma4_gguf.convert import convert_checkpoint
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.sampler import Sampler
-from gemma4_gguf.errors import EngineError, GGUFError, HubError, MessageError, OptionError, PairingError
+from gemma4_gguf.errors import EngineError, GGUFError, MessageError, OptionError, PairingError
 
 # Right answers
 
@@ -153,7 +153,7 @@ def test_threads_take_turns(session: Session) -> None:
 def test_files_that_do_not_open(
     nano: Path, converted: Callable[..., dict[str, Path]], tmp_path: Path
 ) -> None:
-    with pytest.raises(HubError, match="does not exist"):
+    with pytest.raises(GGUFError, match="does not exist"):
         Session(tmp_path / "missing.gguf")
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(nano.read_bytes()[:-1000])
