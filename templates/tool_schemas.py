@@ -15,12 +15,23 @@ from typing import Any
 
 from gemma4_gguf.errors import SchemaError, ToolError
 from gemma4_gguf.grammars.schema_references import References
+from gemma4_gguf.grammars.tool_dicts import openai_tools
+from gemma4_gguf.templates.schema_forms import (
+    ANY,
+    Form,
+    as_json,
+    common_type,
+    described,
+    either,
+    in_words,
+    listed_values,
+    text_of,
+    type_of,
+    without,
+)
 
 _MANY = 1_000  # schemas; from then on, a definition that was shown once is only named
 _TOO_MANY = 10_000  # from then on, only types are shown
-_ANY = "Any JSON value."
-_CHOICES = "One of: "
-_SENTENCE_ENDS = (".", "!", "?", ":", "…", "。")
 
 _ANNOTATIONS = {"description", "title", "default", "examples", "example", "nullable", "deprecated"}
 _REPLACED = {"$ref", "$defs", "definitions", "$schema", "$id", "$anchor", "$comment", "prefixItems"}
@@ -55,26 +66,24 @@ _HOLDS: dict[str, tuple[Any, Any]] = {
     "$ref": (str, object),
 }
 
-Form = dict[str, Any]
-
 
 def printable_tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Tool dicts for a template.
 
     Args:
-        tools: in OpenAI's form.
+        tools: dicts in the shape of OpenAI, Anthropic, MCP, Ollama or Gemini.
 
     Returns:
-        The same with schemas that every Gemma 4 template can print.
+        OpenAI dicts with schemas that every Gemma 4 template can print.
 
     Raises:
-        ToolError: a schema refers to what is not there, or takes no object.
+        ToolError: one is of no known shape, its schema refers to what is not there, or takes no object.
     """
-    return [printable_tool(tool) for tool in tools]
+    return [printable_tool(tool) for tool in openai_tools(tools)]
 
 
 def printable_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """As `printable_tools`, for one."""
+    """As `printable_tools`, for one in OpenAI's form."""
     function = dict(tool["function"])
     schema = function.get("parameters")
     if schema:
@@ -92,9 +101,9 @@ def printable_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
                 "whose properties are the arguments."
             )
         # The description of the arguments as a whole is not printed; what was added to it is.
-        own = _text(schema.get("description"))
+        own = text_of(schema.get("description"))
         said = form.get("description", "").removeprefix(own).lstrip(" .")
-        function["description"] = _described(_text(function.get("description")), said)
+        function["description"] = described(text_of(function.get("description")), said)
         function["parameters"] = form
     return {**tool, "function": function}
 
@@ -135,14 +144,14 @@ class _Printer:
             branches = schema.get(word)
             if isinstance(branches, list) and branches:
                 return self._union(schema, word, branches, inside, element)
-        kind, values = schema.get("type"), _values(schema)
+        kind, values = schema.get("type"), listed_values(schema)
         if isinstance(kind, list):
             return self._union(schema, "type", _by_type(kind, values), inside, element)
         if kind is None and values is not None:
-            kinds = list(dict.fromkeys(map(_kind_of, values)))
+            kinds = list(dict.fromkeys(map(type_of, values)))
             if len(kinds) > 1 and "null" in kinds:
                 return self.form({**schema, "type": kinds}, inside, element=element)
-            kind = _common(kinds)
+            kind = common_type(kinds)
         kind = kind or _implied(schema)
         if not isinstance(kind, str):
             return _anything(schema)
@@ -166,12 +175,12 @@ class _Printer:
             out.pop("const", None)
             out["enum"] = values
             if kind.lower() != "string" and not element and values:
-                said.append(f"One of: {', '.join(map(_json, values))}.")
+                said.append(f"One of: {', '.join(map(as_json, values))}.")
         if kind.lower() == "object":
             said += self._object(out, schema, inside)
         elif kind.lower() == "array":
             said += self._array(out, schema, inside)
-        description = _described(_text(schema.get("description")), *said)
+        description = described(text_of(schema.get("description")), *said)
         if description or isinstance(schema.get("description"), str):
             out["description"] = description
         return out
@@ -196,7 +205,7 @@ class _Printer:
         others = [other for other in others if isinstance(other, Mapping) and other]
         if properties or not others:
             return []
-        words = dict.fromkeys(_words(self.form(other, inside)) for other in others)
+        words = dict.fromkeys(in_words(self.form(other, inside)) for other in others)
         return [f"Any keys, with values: {' or '.join(words)}."]
 
     def _array(self, out: Form, schema: Mapping[str, Any], inside: tuple[str, ...]) -> list[str]:
@@ -210,11 +219,11 @@ class _Printer:
             return []
         out.pop("additionalItems", None)
         forms = [self.form(part, inside, element=True) for part in first]
-        said = f"In this order: {', '.join(map(_words, forms))}."
+        said = f"In this order: {', '.join(map(in_words, forms))}."
         if isinstance(items, Mapping):
             forms.append(self.form(items, inside, element=True))
-            said = f"{said[:-1]}, then any number of: {_words(forms[-1])}."
-        out["items"] = _either(forms, element=True)
+            said = f"{said[:-1]}, then any number of: {in_words(forms[-1])}."
+        out["items"] = either(forms, element=True)
         return [said]
 
     def _union(
@@ -233,9 +242,9 @@ class _Printer:
             if branch is not False:
                 both = {"allOf": [branch, base]} if base else branch
                 forms.append(self.form(both, inside, element=element))
-        form: Form = _either(forms, element) if forms else {"type": "null"}
+        form: Form = either(forms, element) if forms else {"type": "null"}
         nullable = form.get("nullable") or notes.pop("nullable", False) is True
-        description = _described(_text(notes.pop("description", None)), form.pop("description", ""))
+        description = described(text_of(notes.pop("description", None)), form.pop("description", ""))
         form = {**form, **notes}
         if nullable:
             form["nullable"] = True
@@ -259,7 +268,7 @@ class _Printer:
 
     def _followed(self, schema: Form, inside: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
         """A schema with what its $ref leads to; where that leads back to itself, with a word about it."""
-        ref, rest = schema["$ref"], _without(schema, "$ref")
+        ref, rest = schema["$ref"], without(schema, "$ref")
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
             return _both(rest, {"description": f"As {ref} describes it."}), inside
         target = self.references.resolve(ref, "").schema
@@ -267,7 +276,7 @@ class _Printer:
             return _both(rest, {"type": "null"} if target is False else {}), inside
         if ref not in inside and (self.count <= _MANY or ref not in self.shown):
             self.shown.add(ref)
-            return _both(rest, _checked(_without(target, "title"))), (*inside, ref)
+            return _both(rest, _checked(without(target, "title"))), (*inside, ref)
         properties = target.get("properties")
         words = f" ({', '.join(properties)})" if isinstance(properties, Mapping) and properties else ""
         again = f"Again {ref.rpartition('/')[2] if ref != '#' else 'the arguments'}{words}."
@@ -275,7 +284,7 @@ class _Printer:
         return {
             "type": kind,
             **rest,
-            "description": _described(_text(rest.get("description")), again),
+            "description": described(text_of(rest.get("description")), again),
         }, inside
 
 
@@ -316,11 +325,11 @@ def _both(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         shared = [kind for kind in first if kind in second]
         shared = shared or [kind for kind in ("integer",) if kind in (*first, *second)] or first
         out["type"] = shared[0] if len(shared) == 1 else shared
-    a, b = _values(schema), _values(other)
+    a, b = listed_values(schema), listed_values(other)
     if a is not None and b is not None:
         out.pop("const", None)
-        shared_values = set(map(_json, b))
-        out["enum"] = [value for value in a if _json(value) in shared_values] or a
+        shared_values = set(map(as_json, b))
+        out["enum"] = [value for value in a if as_json(value) in shared_values] or a
     if "nullable" in out and not (schema.get("nullable", True) and other.get("nullable", True)):
         del out["nullable"]
     for word in ("anyOf", "oneOf"):
@@ -332,93 +341,6 @@ def _both(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _either(forms: Sequence[Form], element: bool) -> Form:
-    """One form for several, of which one holds."""
-    nullable = any(form.get("nullable") or form["type"] == "null" for form in forms)
-    rest = [_without(form, "nullable") for form in forms if form["type"] != "null"]
-    rest = list({_json(form): form for form in rest}.values())
-    if not rest:
-        return dict(forms[0])
-    out = dict(rest[0]) if len(rest) == 1 else _merged(rest, element)
-    if nullable:
-        out["nullable"] = True
-    return out
-
-
-def _merged(forms: list[Form], element: bool) -> Form:
-    """One form for several that differ and are not null."""
-    kinds = list(dict.fromkeys(kind for form in forms for kind in _listed(form["type"])))
-    sentence = f"{_capital(_joined(map(_words, forms)))}."
-    if all(_values(form) is not None for form in forms):
-        return _merged_choices(forms, _common(kinds), element)
-    if kinds == ["object"]:
-        return _merged_objects(forms, sentence)
-    if kinds == ["array"]:
-        inner = [form["items"] for form in forms if form.get("items")]
-        items = {"items": _either(inner, element=True)} if len(inner) == len(forms) else {}
-        return {"type": "array", **items, "description": sentence}
-    if all(set(form) == {"type"} for form in forms):
-        if set(kinds) == {"integer", "number"}:
-            return {"type": "number"}
-        if element:
-            return {"type": kinds}
-    richest = max(forms, key=lambda form: ("properties" in form, "items" in form))
-    kept = {key: value for key, value in richest.items() if key in ("properties", "required", "items")}
-    return {"type": richest["type"], **kept, "description": sentence}
-
-
-def _merged_choices(forms: list[Form], kind: str, element: bool) -> Form:
-    values = list({_json(value): value for form in forms for value in _values(form) or ()}.values())
-    out: Form = {"type": kind, "enum": values}
-    if any(form.get("title") or _own_words(form) for form in forms):
-        out["description"] = f"One of: {', '.join(map(_words, forms))}."
-    elif kind != "string" and not element:
-        out["description"] = f"One of: {', '.join(map(_json, values))}."
-    return out
-
-
-def _merged_objects(forms: list[Form], sentence: str) -> Form:
-    properties: dict[str, Form] = {}
-    for name in dict.fromkeys(name for form in forms for name in form["properties"]):
-        found = [form["properties"][name] for form in forms if name in form["properties"]]
-        properties[name] = _either(found, element=False)
-    out: Form = {"type": "object", "properties": properties}
-    required = [name for name in properties if all(name in form.get("required", ()) for form in forms)]
-    if required:
-        out["required"] = required
-    return {**out, "description": sentence} if len(set(map(_words, forms))) > 1 else out
-
-
-def _words(form: Form) -> str:
-    """A form in a few words: integer, array of string, "a" or "b", object {path, mode?}."""
-    said = ""
-    if (values := _values(form)) is not None:
-        words, said = _joined(map(_json, values)), _text(form.get("title")) or _own_words(form)
-    elif form["type"] == "array":
-        words = f"array of {_words(form['items'])}" if form.get("items") else "array"
-    elif form["type"] == "object" and form["properties"]:
-        words = f"object {{{', '.join(_members(form))}}}"
-    elif form.get("description") == _ANY:
-        words = _ANY[0].lower() + _ANY[1:-1]
-    else:
-        words, said = _joined(_listed(form["type"])), _text(form.get("description"))
-    words = f"{words} ({said.rstrip('.')})" if said else words
-    return f"{words} or null" if form.get("nullable") else words
-
-
-def _own_words(form: Form) -> str:
-    """The description of a form with choices, unless it only repeats them."""
-    said = _text(form.get("description"))
-    return "" if said.startswith(_CHOICES) else said
-
-
-def _members(form: Form) -> Iterable[str]:
-    for name, part in form["properties"].items():
-        values = _values(part) or ()
-        value = f": {_json(values[0])}" if len(values) == 1 else ""
-        yield f"{name}{'' if name in form.get('required', ()) else '?'}{value}"
-
-
 def _outline(schema: Mapping[str, Any]) -> Form:
     kind = schema.get("type")
     kind = kind if isinstance(kind, str) else _implied(schema) or "string"
@@ -427,71 +349,19 @@ def _outline(schema: Mapping[str, Any]) -> Form:
 
 def _anything(schema: Mapping[str, Any]) -> Form:
     out = {key: value for key, value in schema.items() if key not in _REPLACED and key != "type"}
-    return {**out, "type": "string", "description": _described(_text(schema.get("description")), _ANY)}
-
-
-def _values(schema: Mapping[str, Any]) -> list[Any] | None:
-    """The listed values of a schema; None if they are not listed."""
-    if "const" in schema:
-        return [schema["const"]]
-    return schema["enum"] if isinstance(schema.get("enum"), list) and schema["enum"] else None
+    return {**out, "type": "string", "description": described(text_of(schema.get("description")), ANY)}
 
 
 def _by_type(kinds: list[Any], values: list[Any] | None) -> list[dict[str, Any]]:
     """Alternatives for a list of types, each with the listed values of its type."""
     if values is None:
         return [{"type": kind} for kind in kinds]
-    listed = {kind: [value for value in values if _kind_of(value) == kind] for kind in kinds}
+    listed = {kind: [value for value in values if type_of(value) == kind] for kind in kinds}
     if "number" in listed:
-        listed["number"] += [value for value in values if _kind_of(value) == "integer"]
+        listed["number"] += [value for value in values if type_of(value) == "integer"]
     return [{"type": kind, "enum": found} for kind, found in listed.items() if found]
 
 
 def _implied(schema: Mapping[str, Any]) -> str | None:
     """The type that an untyped schema speaks of."""
     return next((kind for kind, words in _IMPLIED.items() if any(word in schema for word in words)), None)
-
-
-def _common(kinds: Sequence[str]) -> str:
-    """One type for choices of several."""
-    return kinds[0] if len(kinds) == 1 else "string" if "string" in kinds else "number"
-
-
-def _kind_of(value: Any) -> str:
-    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    return kinds.get(type(value), "null")
-
-
-def _described(*texts: str) -> str:
-    """Sentences one after the other."""
-    out = ""
-    for text in filter(None, texts):
-        if out and not out.rstrip().endswith(_SENTENCE_ENDS):
-            out = f"{out.rstrip()}."
-        out = f"{out} {text}" if out else text
-    return out
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _joined(words: Iterable[str]) -> str:
-    *most, last = dict.fromkeys(words)
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _listed(kind: str | list[str]) -> list[str]:
-    return [kind] if isinstance(kind, str) else kind
-
-
-def _without(schema: Mapping[str, Any], *words: str) -> dict[str, Any]:
-    return {key: value for key, value in schema.items() if key not in words}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma4_gguf.errors import ToolError
-from gemma4_gguf.templates import render
+from gemma4_gguf.templates import printable_tools, render
 from gemma4_gguf.tools import as_tools
 
 CASES = Path(__file__).parents[1] / "data" / "tool_declarations.jsonl"
@@ -41,9 +41,9 @@ def obj(**properties: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", DECLARED, ids=lambda case: case["name"])
 def test_declarations_of_agents_and_servers(case: dict[str, Any]) -> None:
-    assert printed([tool.shown for tool in as_tools([case["tool"]])]) == case["declared"].removeprefix(
-        "declaration:"
-    )
+    declared = case["declared"].removeprefix("declaration:")
+    assert printed([tool.shown for tool in as_tools([case["tool"]])]) == declared
+    assert printed(printable_tools([case["tool"]])) == declared
 
 
 INTEGER_OR_NULL = '{nullable:true,type:"INTEGER"}'
