@@ -186,8 +186,8 @@ def first_decodable(streams: Any, name: str) -> Any:
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
         raise MediaError(
-            f"{name} is encoded in a way that this build of FFmpeg cannot decode. Save it again as MP4 or "
-            "WAV."
+            f"The {streams[0].type} of {name} is encoded in a way that this build of FFmpeg cannot decode. "
+            "Save it again as MP4 or WAV; a clip is taken without its sound with sound=False."
         )
     chosen = next((s for s in decodable if s.disposition & _disposition().default), decodable[0])
     chosen.codec_context.options = {

@@ -18,7 +18,7 @@ import numpy as np
 
 from gemma4_gguf.errors import MediaError
 from gemma4_gguf.media.decode import name_of
-from gemma4_gguf.media.picture import read_image
+from gemma4_gguf.media.picture import read_colours
 from gemma4_gguf.types import DEFAULT_IMAGE_TOKENS, IMAGE_TOKEN_BUDGETS, ImageTokens
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def prepare_image(
         MediaError: the budget is unknown, or the picture is missing, damaged, empty, huge or a mere line.
     """
     check_budget(image_tokens)
-    picture = read_image(source)
+    picture = read_colours(source)
     width, height = picture.size
     if image_tokens == "auto":
         image_tokens = smallest_budget(width, height, token_px=token_px, max_side_tokens=max_side_tokens)
@@ -79,7 +79,7 @@ def prepare_image(
     target = target_size(width, height, image_tokens, token_px=token_px)
     if target != picture.size:
         picture = picture.resize(target, _bicubic())
-    pixels = np.ascontiguousarray(np.asarray(picture))
+    pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB")))
     n_tokens = target[0] * target[1] // token_px**2
     digest = hashlib.sha256(struct.pack("<II", *target))
     digest.update(pixels.data)

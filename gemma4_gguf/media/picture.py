@@ -62,6 +62,22 @@ def read_image(source: str | Path | bytes | PILImage.Image | np.ndarray) -> PILI
     Raises:
         MediaError: the picture is missing, damaged, empty or huge, or has several pages.
     """
+    seen = read_colours(source)
+    return seen if seen.mode == "RGB" else seen.convert("RGB")
+
+
+def read_colours(source: str | Path | bytes | PILImage.Image | np.ndarray) -> PILImage.Image:
+    """Reads a picture as `read_image` does, but leaves one without colours grey: a quarter of the memory.
+
+    Args:
+        source: as for `read_image`.
+
+    Returns:
+        A PIL image of mode RGB or L.
+
+    Raises:
+        MediaError: as for `read_image`.
+    """
     from PIL import Image
 
     name = name_of(source, "picture")
@@ -106,35 +122,35 @@ def open_picture(source: str | Path | bytes) -> Iterator[PILImage.Image]:
 
 
 def as_seen(picture: PILImage.Image, name: str) -> PILImage.Image:
-    """Turns a picture as its camera says, and brings its colours to RGB.
+    """Turns a picture as its camera says, and brings it to 8 bits a colour.
 
     Args:
         picture: of any mode, its pixels decoded or not.
         name: for messages.
 
     Returns:
-        A PIL image of mode RGB.
+        A PIL image of mode RGB, or L if it has no colours.
 
     Raises:
         MediaError: it is empty or huge.
     """
     _check_size(picture, name)
     picture.load()
-    seen = _to_rgb(_turned(picture))
+    seen = _to_8_bits(_turned(picture))
     # What says how to turn it must not be there when it is read again.
     seen.info = {key: value for key, value in seen.info.items() if key == "icc_profile"}
     return seen
 
 
-def _to_rgb(picture: PILImage.Image) -> PILImage.Image:
+def _to_8_bits(picture: PILImage.Image) -> PILImage.Image:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return _from_deep_grey(picture).convert("RGB")
+        return _from_deep_grey(picture)
     bands = picture.getbands()
     if "A" in bands or "a" in bands or picture.info.get("transparency") is not None:
         return _without_transparency(picture)
     if picture.mode == "CMYK" and picture.info.get("icc_profile"):
         return _through_profile(picture)
-    return picture.convert("RGB")
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 
 
 @contextlib.contextmanager

@@ -79,6 +79,17 @@ def test_pixels_are_pillows_bicubic_at_a_multiple_of_48(size: tuple[int, int], b
     assert 0 <= size[0] * scale - width < TOKEN_PX and 0 <= size[1] * scale - height < TOKEN_PX
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
+def test_grey_is_scaled_as_colours_are(mode: str) -> None:
+    """Kept grey until it is small, with the same result."""
+    grey = Image.fromarray(picture(310, 220)[..., 0])
+    given = Image.fromarray(np.asarray(grey, np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    np.testing.assert_array_equal(
+        prepare_image(given, 70).pixels, prepare_image(read_image(given), 70).pixels
+    )
+    assert read_image(given).mode == "RGB"
+
+
 def test_a_picture_of_the_right_size_is_left_alone() -> None:
     pixels = picture(480, 336)
     np.testing.assert_array_equal(prepare_image(pixels, 70).pixels, pixels)
