@@ -79,7 +79,8 @@ class Session:
         self.options: SessionOptions = session_options(options)
         path, projector = find_files(model, projector)
         self.facts: ModelFacts = check_model(path)
-        self.engine = Engine(self.facts, paired_projector(self.facts, projector), self.options)
+        facts, why_none = paired_projector(self.facts, projector)
+        self.engine = Engine(self.facts, facts, self.options, why_no_projector=why_none)
         self.prompts = PromptWriter(self.engine)
         self.sampling: SamplingOptions = with_overrides(SamplingOptions(), self.facts.sampling)
 

@@ -35,6 +35,7 @@ class Engine:
         model: facts of the model file.
         projector: facts of its projector; None goes without.
         options: how it is opened.
+        why_no_projector: what to say to pictures and sounds without one, in a sentence.
 
     Attributes:
         facts: of the model file.
@@ -52,7 +53,14 @@ class Engine:
         EngineError: llama.cpp is too old or cannot load the files.
     """
 
-    def __init__(self, model: ModelFacts, projector: ProjectorFacts | None, options: SessionOptions) -> None:
+    def __init__(
+        self,
+        model: ModelFacts,
+        projector: ProjectorFacts | None,
+        options: SessionOptions,
+        *,
+        why_no_projector: str = "",
+    ) -> None:
         self.facts, self.options = model, options
         self.markers = Markers.of_model(model.special_tokens)
         self.projector: Projector | None = None
@@ -76,7 +84,11 @@ class Engine:
         except BaseException:
             self.close()
             raise
-        self.media = MediaEncoder(self.projector, bidirectional_images=model.bidirectional_images)
+        self.media = MediaEncoder(
+            self.projector,
+            bidirectional_images=model.bidirectional_images,
+            why_no_projector=why_no_projector,
+        )
         self.pool = SequencePool(options.n_seq, self.model.lifetime)
 
     @property

@@ -28,10 +28,14 @@ class MediaEncoder:
     Args:
         projector: None for a text-only session.
         bidirectional_images: soft tokens of one picture see each other in this model.
+        why_no_projector: what to say to media without one, in a sentence.
     """
 
-    def __init__(self, projector: Projector | None, *, bidirectional_images: bool) -> None:
+    def __init__(
+        self, projector: Projector | None, *, bidirectional_images: bool, why_no_projector: str = ""
+    ) -> None:
         self._projector = projector
+        self._why_no_projector = why_no_projector
         self._bidirectional = bidirectional_images
         self._lock = threading.Lock()
         self._cache: LRUCache[str, np.ndarray] = LRUCache(MAX_CACHED_BYTES, lambda array: array.nbytes)
@@ -125,8 +129,7 @@ class MediaEncoder:
         media = f"{MODALITIES[kind].noun}s"
         if self._projector is None:
             raise MessageError(
-                f"This session takes no {media}: it was opened without a projector. Put the mmproj file of "
-                "the model beside it, or pass it as projector=."
+                f"This session takes no {media}: it was opened without a projector. {self._why_no_projector}"
             )
         if not (self.has_audio if kind == "audio" else self.has_vision):
             organ = "ears" if kind == "audio" else "eyes"

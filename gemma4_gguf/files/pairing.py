@@ -6,6 +6,7 @@ before llama.cpp opens either file.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from gemma4_gguf.errors import GGUFError, PairingError
@@ -13,6 +14,8 @@ from gemma4_gguf.files.model_file import ModelFacts
 from gemma4_gguf.files.projector_file import ProjectorFacts, check_projector
 from gemma4_gguf.files.quant_types import read_name
 
+_log = logging.getLogger(__name__)
+_NONE_BESIDE = "Put the mmproj file of the model beside it, or pass it as projector=."
 _UNIFIED_TYPES = ("gemma4uv", "gemma4ua")
 
 
@@ -40,50 +43,49 @@ def check_pair(model: ModelFacts, projector: ProjectorFacts) -> None:
         )
 
 
-def find_projector(model: ModelFacts) -> ProjectorFacts | None:
+def find_projector(model: ModelFacts) -> tuple[ProjectorFacts | None, str]:
     """Finds the projector that lies beside a model (its file name contains "mmproj").
+
+    Of those that fit by what they hold, the one named like the model is taken. Text needs none, so that a
+    directory without one that is certain is no error.
 
     Args:
         model: facts of the model file.
 
     Returns:
-        The one that belongs to it; None when there is none in the directory.
-
-    Raises:
-        GGUFError: the only candidate is damaged.
-        PairingError: the only candidate belongs to another model, or several fit and none by name.
+        The one that belongs to it, or None and why, in a sentence.
     """
-    folder = model.path.parent
-    paths = sorted(p for p in folder.glob("*.gguf") if read_name(p).is_projector)
-    named = [p for p in paths if _model_name(p) == _model_name(model.path)]
-    candidates = named or paths
-    if not candidates:
-        return None
-    if len(candidates) > 1:
-        candidates = [p for p in candidates if _fits(model, p)] or candidates
-    if len({_model_name(p) for p in candidates}) > 1:
-        listed = ", ".join(p.name for p in candidates)
-        raise PairingError(
-            f"{folder} holds several projectors for {model.path.name}: {listed}. Say which with projector=."
-        )
-    facts = check_projector(min(candidates, key=lambda p: (read_name(p).projector_rank, p.name)))
-    check_pair(model, facts)
-    return facts
+    misfits, fitting = [], []
+    for path in _projector_paths(model.path.parent):
+        try:
+            facts = check_projector(path)
+            check_pair(model, facts)
+            fitting.append(facts)
+        except GGUFError as error:
+            misfits.append(str(error))
+    named = [facts for facts in fitting if _model_name(facts.path) == _model_name(model.path)]
+    candidates = named or fitting
+    if len({_model_name(facts.path) for facts in candidates}) > 1:
+        listed = ", ".join(facts.path.name for facts in candidates)
+        return None, f"Several beside it fit: {listed}. Say which with projector=."
+    if candidates:
+        return min(candidates, key=lambda facts: (read_name(facts.path).projector_rank, facts.path.name)), ""
+    return None, misfits[0] if misfits else _NONE_BESIDE
 
 
-def _fits(model: ModelFacts, path: Path) -> bool:
+def _projector_paths(folder: Path) -> list[Path]:
     try:
-        check_pair(model, check_projector(path))
-    except GGUFError:
-        return False
-    return True
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    except OSError:  # a directory that may be entered but not listed
+        return []
+    return [path for path in files if read_name(path).is_projector]
 
 
 def _model_name(path: Path) -> str:
     return read_name(path).model.lower()
 
 
-def paired_projector(model: ModelFacts, projector: str | Path | None) -> ProjectorFacts | None:
+def paired_projector(model: ModelFacts, projector: str | Path | None) -> tuple[ProjectorFacts | None, str]:
     """The projector that a session was told to use.
 
     Args:
@@ -91,16 +93,19 @@ def paired_projector(model: ModelFacts, projector: str | Path | None) -> Project
         projector: its path; "auto" takes the one beside the model, None goes without.
 
     Returns:
-        Its facts; None without one.
+        Its facts, or None and why, in a sentence.
 
     Raises:
-        GGUFError: the file is damaged or no projector.
-        PairingError: it belongs to another model, or several fit and none by name.
+        GGUFError: the file that was named is damaged or no projector.
+        PairingError: it belongs to another model.
     """
     if projector is None:
-        return None
+        return None, _NONE_BESIDE
     if projector == "auto":
-        return find_projector(model)
+        facts, why_none = find_projector(model)
+        if why_none and why_none != _NONE_BESIDE:
+            _log.warning("%s is opened for text only: %s", model.path, why_none)
+        return facts, why_none
     facts = check_projector(projector)
     check_pair(model, facts)
-    return facts
+    return facts, ""

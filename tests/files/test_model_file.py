@@ -259,7 +259,7 @@ def test_the_projector_beside_a_model(
     folder_with(
         tmp_path, {"gemma-4-E2B-it-Q4_K_M.gguf": files["model"]} | dict.fromkeys(names, files["projector"])
     )
-    found = find_projector(check_model(tmp_path / "gemma-4-E2B-it-Q4_K_M.gguf"))
+    found, _ = find_projector(check_model(tmp_path / "gemma-4-E2B-it-Q4_K_M.gguf"))
     assert (found.path.name if found else None) == expected
 
 
@@ -270,19 +270,35 @@ def test_the_one_that_fits_is_taken_from_several(converted: Converted, tmp_path:
         converted("31b")["projector"],
     )
     folder_with(tmp_path, {"m-Q8_0.gguf": model, "mmproj-a.gguf": other, "mmproj-b.gguf": own})
-    found = find_projector(check_model(tmp_path / "m-Q8_0.gguf"))
+    found, _ = find_projector(check_model(tmp_path / "m-Q8_0.gguf"))
     assert found is not None and found.path.name == "mmproj-b.gguf"
     shutil.copy(own, tmp_path / "mmproj-c.gguf")
-    with pytest.raises(PairingError, match=r"mmproj-b\.gguf, mmproj-c\.gguf.*projector="):
-        find_projector(check_model(tmp_path / "m-Q8_0.gguf"))
+    found, why = find_projector(check_model(tmp_path / "m-Q8_0.gguf"))
+    assert found is None and "mmproj-b.gguf, mmproj-c.gguf" in why and "projector=" in why
 
 
-def test_the_only_one_must_fit(converted: Converted, tmp_path: Path) -> None:
+def test_two_models_in_one_directory_have_their_own(converted: Converted, tmp_path: Path) -> None:
+    for member, name in (("e2b", "one"), ("31b", "two")):
+        files = converted(member)
+        pair = {f"{name}-Q8_0.gguf": files["model"], f"MMPROJ-{member}-x.GGUF": files["projector"]}
+        folder_with(tmp_path, pair)
+    folder_with(tmp_path, {"three.gguf": converted("12b")["model"]})
+    for model, projector in (("one-Q8_0", "MMPROJ-e2b-x.GGUF"), ("two-Q8_0", "MMPROJ-31b-x.GGUF")):
+        found, why = find_projector(check_model(tmp_path / f"{model}.gguf"))
+        assert found is not None and (found.path.name, why) == (projector, "")
+    found, why = find_projector(check_model(tmp_path / "three.gguf"))
+    assert found is None and "width" in why, "text works without one"
+
+
+def test_what_does_not_fit_or_is_damaged_leaves_text(converted: Converted, tmp_path: Path) -> None:
     folder_with(
         tmp_path, {"m.gguf": converted("e2b")["model"], "mmproj-x.gguf": converted("31b")["projector"]}
     )
-    with pytest.raises(PairingError, match="projector=None"):
-        find_projector(check_model(tmp_path / "m.gguf"))
+    found, why = find_projector(check_model(tmp_path / "m.gguf"))
+    assert found is None and "mmproj-x.gguf" in why and "projector=None" in why
+    (tmp_path / "mmproj-x.gguf").write_bytes(b"GGUF")
+    found, why = find_projector(check_model(tmp_path / "m.gguf"))
+    assert found is None and "mmproj-x.gguf is cut off" in why
 
 
 def test_copies_keep_the_tensors(converted: Converted, tmp_path: Path) -> None:
