@@ -6,7 +6,8 @@ several readings are possible for is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from gemma4_gguf.errors import MessageError
@@ -32,6 +33,7 @@ def pair_results(messages: Sequence[Message]) -> list[Message]:
     # The calls that wait, the place of their message, and the results that came, by number of the call.
     open_at = -1
     calls: list[Message] = []
+    numbers: dict[str, int] = {}
     found: dict[int, Message] = {}
 
     def settle(place: int) -> None:
@@ -42,14 +44,16 @@ def pair_results(messages: Sequence[Message]) -> list[Message]:
                 f"messages[{open_at}] calls {_named(calls[waiting[0]])}, and no result of it stands {where}. "
                 "Add it as a tool message, or leave the call out."
             )
-        at = next((i for i, message in enumerate(ordered) if message is messages[open_at]), -1) + 1
+        at = len(ordered)
+        while ordered[at - 1] is not messages[open_at]:  # results may come after more words of the user
+            at -= 1
         ordered[at:at] = [found[i] for i in range(len(calls))]
         calls.clear()
         found.clear()
 
     for place, message in enumerate(messages):
         if message["role"] == "tool":
-            i = _call_of(message, f"messages[{place}]", calls, set(found))
+            i = _call_of(message, f"messages[{place}]", calls, numbers, found)
             function = calls[i]["function"]
             found[i] = message
             message |= {"tool_call_id": calls[i]["id"], "name": function["name"]}
@@ -59,6 +63,7 @@ def pair_results(messages: Sequence[Message]) -> list[Message]:
         ordered.append(message)
         if message.get("tool_calls"):
             open_at, calls = place, list(message["tool_calls"])
+            numbers = {call["id"]: i for i, call in enumerate(calls)}
     if calls:
         settle(len(messages))
     return ordered
@@ -97,12 +102,18 @@ def _name_calls(messages: Sequence[Message]) -> None:
             used.add(call["id"])
     for place, message in enumerate(messages):
         ids = [call["id"] for call in message.get("tool_calls", ())]
-        doubled = next((i for i in ids if ids.count(i) > 1), None)
-        if doubled is not None:
+        if len(set(ids)) < len(ids):
+            doubled = next(i for i, n in Counter(ids).items() if n > 1)
             raise MessageError(f"messages[{place}] has two calls with the id {doubled!r}; give each its own.")
 
 
-def _call_of(result: Message, where: str, calls: Sequence[Message], answered: set[int]) -> int:
+def _call_of(
+    result: Message,
+    where: str,
+    calls: Sequence[Message],
+    numbers: Mapping[str, int],
+    answered: Container[int],
+) -> int:
     """Which of the calls a result answers."""
     given, name = result.get("tool_call_id"), result.get("name")
     if not calls:
@@ -111,13 +122,13 @@ def _call_of(result: Message, where: str, calls: Sequence[Message], answered: se
             "out of the conversation, leave its result out, too."
         )
     if given is not None:
-        fitting = [i for i, call in enumerate(calls) if call["id"] == given]
+        fitting = [numbers[given]] if given in numbers else []
     else:
         fitting = [i for i, call in enumerate(calls) if name in (None, call["function"]["name"])]
     free = [i for i in fitting if i not in answered]
     if not fitting:
         said = f"the call {given!r}" if given is not None else f"a call of {name!r}"
-        known = ", ".join(map(_named, calls))
+        known = ", ".join(map(_named, calls[:20]))
         raise MessageError(f"{where} answers {said}; the calls before it are {known}. Name one of them.")
     if not free:
         raise MessageError(f"{where} answers {_named(calls[fitting[0]])}, which has its result already.")
