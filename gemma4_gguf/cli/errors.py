@@ -102,5 +102,6 @@ def in_words_of_the_command(message: str, flags: Mapping[str, str]) -> str:
             return negated if not flag.startswith("--no-") else flag
         return flag if value in (None, "True", "…") else f"{flag} {value.strip(_QUOTES)}"
 
-    message = re.sub(r"\bforce \((--force)\)", r"\1", message)
+    if flags:
+        message = re.sub(r"\bforce \((--force)\)", r"\1", message).replace(", or None", ", or leave it out")
     return _OPTION.sub(typed, message)

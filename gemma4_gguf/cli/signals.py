@@ -28,7 +28,7 @@ class Terminated(SystemExit):
 def exit_at_once() -> None:
     """Lets Ctrl-C and SIGTERM end the process: for the time in which nothing has begun or all is done."""
     for number in _signals():
-        signal.signal(number, _exit)
+        signal.signal(number, end_process)
 
 
 class Interrupts:
@@ -52,7 +52,7 @@ class Interrupts:
             self.number, self._first_s = number, time.monotonic()
             self._unwind()
         elif time.monotonic() - self._first_s > PATIENCE_S:
-            _exit(number, frame)
+            end_process(number, frame)
 
     def lost(self) -> None:
         """What was raised got lost, as in a callback of C, where nothing passes it on: raises it again."""
@@ -123,7 +123,13 @@ def _signals() -> list[int]:
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def end_process(number: int, frame: FrameType | None) -> None:
+    """Ends the process at once, with a word and the exit code.
+
+    Args:
+        number: of the signal.
+        frame: where it was at.
+    """
     try:
         os.write(2, f"\n{farewell(number)}\n".encode())
     except OSError:

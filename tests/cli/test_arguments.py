@@ -140,7 +140,10 @@ def test_a_mistyped_word_is_told(words: list[str], told: str, capsys: pytest.Cap
         ("lower image_tokens, or take a larger n_ctx.", "lower --image-tokens, or take a larger --ctx."),
         ("Allow more tokens (max_tokens, n_ctx).", "Allow more tokens (--max-tokens, --ctx)."),
         ("kv_type is 'q'; expected one of f16.", "--kv-type is 'q'; expected one of f16."),
-        ("n_threads is -1", "--threads is -1"),
+        (
+            "n_threads is 0; expected 1, or None for all.",
+            "--threads is 0; expected 1, or leave it out for all.",
+        ),
         ("n_gpu_layers=-7", "--gpu-layers -7"),
         ("temperature is 9", "temperature is 9"),
         ("system= belongs to the conversation", "--system belongs to the conversation"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, serve
 
+from gemma4_gguf import Session
 from gemma4_gguf.cli import stream
 from gemma4_gguf.cli.main import main
 from gemma4_gguf.types import Chunk, Reply, ToolCall, Usage
@@ -164,6 +165,24 @@ def test_chat_goes_on_after_errors(
     assert "nothing.png is no file" in err and "no command /what" in err and "forgotten" in err
 
 
+def test_chat_takes_back_and_tries_again(
+    nano: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = ["/retry", "/undo", "My name is Anna.", "What is my name?", "/retry", "/undo", "What is my name?"]
+    turns += ["/undo", "/undo", "/undo", "What is my name?"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(turns)))
+    assert main(["chat", str(nano["model"]), "--temperature", "0", "--max-tokens", "12"]) == 0
+    out, err = capsys.readouterr()
+    greeting, *answers = out.splitlines()
+    assert answers[:3] == ["Your name is Anna."] * 3 and "Anna" not in answers[3] and greeting
+    assert err.count("nothing was said yet") == 3
+    assert [line for line in err.splitlines() if "taken back" in line] == [
+        "taken back; 1 turns are left",
+        "taken back; 1 turns are left",
+        "taken back; 0 turns are left",
+    ]
+
+
 def test_a_turn_that_does_not_fit_leaves_the_chat_usable(
     nano: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,9 +267,11 @@ def test_pull_and_ask_by_hub_id(
     paths = json.loads(capsys.readouterr().out)
     assert {Path(path).name for path in paths.values()} == {path.name for path in nano.values()}
     sent = hub.sent_bytes
+    with Session("org/nano-GGUF:Q4_K_M") as session:
+        assert session.has_vision and session.name == "Nano"
     command = [
         "ask",
-        "org/nano-GGUF",
+        "org/nano-GGUF:Q4_K_M",
         "detect",
         "--image",
         SCENE,
