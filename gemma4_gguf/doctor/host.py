@@ -42,7 +42,8 @@ TRIED = {
     "llama-cpp-python": ("0.3.36", "0.3.36"),
     "gguf": ("0.19", "0.19.0"),
     "numpy": ("1.26", "2.5.5"),
-    "pillow": ("10.3", "13.0.0"),
+    "pillow": ("11.3", "13.0.0"),
+    "pillow-heif": ("1.1", "1.8.1"),
     "av": ("14.2", "19.0.2"),
     "huggingface-hub": ("1.0", "2.4.0"),
     "llguidance": ("1.9", "1.9.1"),
@@ -53,6 +54,7 @@ TRIED = {
     "packaging": ("23.0", "26.4"),
     "soxr": ("0.4", "1.1.0"),
     "cachetools": ("5.3", "8.0.2"),
+    "shtab": ("1.13", "1.13.0"),
     "typing-extensions": ("4.6.1", "4.16.0"),
 }
 _VENDORS: dict[str, Vendor] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
