@@ -23,6 +23,7 @@ from gemma4_gguf.engine.compute_thread import Cancelled, cancellation
 from gemma4_gguf.errors import EngineError
 from gemma4_gguf.options import SessionFields, TurnOptions, session_options
 from gemma4_gguf.session import Session
+from gemma4_gguf.tools.run import loop_of_tools
 from gemma4_gguf.types import Chunk, Part, Reply, ToolCall
 
 T = TypeVar("T")
@@ -248,6 +249,8 @@ class AsyncChat:
     async def run(self, *parts: Part, **options: Any) -> Reply:
         """Says something and runs the tools that the model calls, until it calls none; see `Chat.run`.
 
+        Async functions run in this event loop, so that they may use what belongs to it.
+
         Args:
             parts: as there.
             options: as there.
@@ -258,8 +261,14 @@ class AsyncChat:
         Raises:
             Gemma4Error: as there.
         """
+        loop = asyncio.get_running_loop()
+
+        def work() -> Reply:
+            loop_of_tools.set(loop)
+            return self.chat.run(*parts, **options)
+
         async with self._turn:
-            return await _Work(lambda: self.chat.run(*parts, **options), self._session).start().result()
+            return await _Work(work, self._session).start().result()
 
     def add_result(self, call: ToolCall, result: Any) -> None:
         """Answers a tool call of the last reply; see `Chat.add_result`.

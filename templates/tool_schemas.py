@@ -269,9 +269,12 @@ class _Printer:
     def _followed(self, schema: Form, inside: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
         """A schema with what its $ref leads to; where that leads back to itself, with a word about it."""
         ref, rest = schema["$ref"], without(schema, "$ref")
-        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+        try:
+            target = self.references.resolve(ref, "").schema
+        except SchemaError:
+            if ref.startswith("#"):
+                raise
             return _both(rest, {"description": f"As {ref} describes it."}), inside
-        target = self.references.resolve(ref, "").schema
         if not isinstance(target, Mapping):
             return _both(rest, {"type": "null"} if target is False else {}), inside
         if ref not in inside and (self.count <= _MANY or ref not in self.shown):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +13,7 @@ import pytest
 from nano_samples import scene
 from PIL import Image as Picture
 
-from gemma4_gguf import Session
+from gemma4_gguf import AsyncSession, Session
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import MessageError, OptionError, ToolError
 from gemma4_gguf.tools import ToolResult
@@ -231,3 +234,57 @@ def test_a_declared_call_has_to_be_answered(session: Session, monkeypatch: pytes
         chat.send("Well?")
     chat.add_result(call, 3)
     assert chat.send().text == "Three."
+
+
+def test_async_tools_of_an_async_chat_run_in_its_loop(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Queue[str] = asyncio.Queue()
+
+        async def ask_the_user() -> str:
+            assert asyncio.get_running_loop() is loop
+            return await asked.get()
+
+        loop.call_later(0.05, asked.put_nowait, "blue")
+        chat = AsyncSession(session).chat(tools=[ask_the_user])
+        script(monkeypatch, session, calls("ask_the_user{}"), f"Blue.{TURN}")
+        assert (await chat.run("Which colour?")).text == "Blue."
+        assert chat.messages[2]["content"] == "blue"
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_cancelling_does_not_wait_for_a_tool(
+    session: Session, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    began, cancelled = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        began.set()
+        time.sleep(20)
+
+    async def slow_too() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(20)
+        finally:
+            cancelled.set()
+
+    async def main() -> None:
+        tool = slow if kind == "sync" else slow_too
+        chat = AsyncSession(session).chat(tools=[tool])
+        script(monkeypatch, session, calls(f"{tool.__name__}{{}}"))
+        task = asyncio.create_task(chat.run("Go."))
+        while not began.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 10)
+        if kind == "async":
+            await asyncio.sleep(0)
+            assert cancelled.is_set()
+
+    asyncio.run(main())

@@ -8,20 +8,22 @@ defined.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import inspect
 import json
 import logging
+import math
 import os
-import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
+from gemma4_gguf.engine.compute_thread import Cancelled, cancellation, require_wanted
 from gemma4_gguf.errors import ToolError
 from gemma4_gguf.tools.declare import Tool
 from gemma4_gguf.tools.results import ToolResult, as_result
@@ -29,6 +31,7 @@ from gemma4_gguf.types import ToolCall
 
 # Code that raises these is wrong whatever the model asked for.
 _PROGRAMMERS = (NameError, ImportError, SyntaxError)
+_STEP_S = 0.1  # between two looks at whether an answer is still wanted
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def run_call(tools: Sequence[Tool], call: ToolCall, *, timeout_s: float | None =
         value = _waited(work, timeout_s)
     except _TimedOut:
         return failure(f"No answer within {timeout_s:g} s.")
-    except _PROGRAMMERS:
+    except (*_PROGRAMMERS, Cancelled):
         raise
     except Exception as error:  # the model is told, whatever it was
         _log.debug("%s raised", tool.name, exc_info=True)
@@ -139,46 +142,67 @@ def _waited(work: Callable[[], Any], timeout_s: float | None) -> Any:
     start = time.monotonic()
     value = work() if timeout_s is None else _in_thread(work, timeout_s)
     left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start))
-    if isinstance(value, concurrent.futures.Future):
+    if isinstance(value, Future):
         return _result(value, left)
     return _awaited(value, left) if inspect.isawaitable(value) else value
 
 
 def _in_thread(work: Callable[[], Any], timeout_s: float) -> Any:
-    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    answer: Future[Any] = Future()
     context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            answer.put((context.run(work), None))
+            answer.set_result(context.run(work))
         except BaseException as error:
-            answer.put((None, error))
+            answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    try:
-        value, error = answer.get(timeout=timeout_s)
-    except queue.Empty:
-        raise _TimedOut from None
-    if error is not None:
-        raise error
-    return value
+    return _result(answer, timeout_s)
+
+
+def _result(answer: Future[Any], timeout_s: float | None) -> Any:
+    """Waits for an answer as long as it is wanted."""
+    end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while not answer.done():
+        require_wanted()
+        left = end - time.monotonic()
+        if left <= 0:
+            raise _TimedOut
+        step = left if cancellation.get() is None else min(left, _STEP_S)
+        wait([answer], None if step == math.inf else step)
+    return answer.result()
 
 
 # Async functions
+
+# The loop of a caller that does not wait in it: what its tools hold, such as an MCP client, belongs to it.
+loop_of_tools: contextvars.ContextVar[asyncio.AbstractEventLoop | None]
+loop_of_tools = contextvars.ContextVar("loop_of_tools", default=None)
 
 _loop: asyncio.AbstractEventLoop | None = None
 _loop_lock = threading.Lock()
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
-    """One loop for all async tools, in a thread of its own: the caller's may be the one that waits here, and
-    clients that a tool keeps between calls belong to the loop they were first used in."""
+    """The caller's, if he does not wait in it, else one for all async tools, in a thread of its own: clients
+    that a tool keeps between calls belong to the loop they were first used in."""
     global _loop
+    callers = loop_of_tools.get()
+    if callers is not None and callers.is_running() and _running_loop() is not callers:
+        return callers
     with _loop_lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="gemma4-gguf tools", daemon=True).start()
         return _loop
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _forget_loop() -> None:
@@ -193,7 +217,7 @@ if hasattr(os, "register_at_fork"):
 
 def _awaited(value: Awaitable[Any], timeout_s: float | None) -> Any:
     loop, context = _event_loop(), contextvars.copy_context()
-    answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    answer: Future[Any] = Future()
     tasks: list[asyncio.Task[None]] = []
 
     async def work() -> None:
@@ -212,13 +236,5 @@ def _awaited(value: Awaitable[Any], timeout_s: float | None) -> Any:
         return _result(answer, timeout_s)
     finally:
         if not answer.done():
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
-
-
-def _result(answer: concurrent.futures.Future[Any], timeout_s: float | None) -> Any:
-    try:
-        return answer.result(timeout_s)
-    except concurrent.futures.TimeoutError:
-        if answer.done():
-            raise  # it is the tool's own
-        raise _TimedOut from None
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])

@@ -162,7 +162,7 @@ def test_forms(schema: Any, expected: str) -> None:
     assert shown(schema) == expected
 
 
-POINT = {"title": "Point", "description": "Where.", **obj(x={"type": "integer"})}
+POINT = {"title": "Point", "$anchor": "spot", "description": "Where.", **obj(x={"type": "integer"})}
 POINT_SHOWN = 'properties:{x:{type:"INTEGER"}},type:"OBJECT"}'
 
 
@@ -183,7 +183,8 @@ POINT_SHOWN = 'properties:{x:{type:"INTEGER"}},type:"OBJECT"}'
             {"type": "array", "items": {"$ref": "#/$defs/Point"}},
             f'{{items:{{description:"Where.",{POINT_SHOWN},type:"ARRAY"}}',
         ),
-        ({"$ref": "#/$defs/a~1b c"}, '{type:"BOOLEAN"}'),
+        ({"$ref": "#/$defs/a~1b%20c"}, '{type:"BOOLEAN"}'),
+        ({"$ref": "#spot"}, f'{{description:"Where.",{POINT_SHOWN}'),
         ({"$ref": "#/$defs/Alias"}, f'{{description:"Where.",{POINT_SHOWN}'),
         (
             {"$ref": "https://example.com/x.json"},
