@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -190,7 +192,8 @@ def unused_character(texts: Iterable[str]) -> str:
         texts: of any length.
 
     Returns:
-        The first private-use character that is in none of them.
+        The first private-use character that is in none of them; where all are, the last of all characters.
     """
     used = set().union(*map(set, texts))
-    return next(chr(code) for code in _PRIVATE_USE if chr(code) not in used)
+    codes = itertools.chain(_PRIVATE_USE, range(sys.maxunicode, 0, -1))
+    return next(chr(code) for code in codes if chr(code) not in used)

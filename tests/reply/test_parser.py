@@ -401,3 +401,9 @@ def test_native_calls_round_trip(arguments):
     reply = parse_reply(call("f" + native(arguments)))
     assert [c.arguments for c in reply.tool_calls] == [arguments]
     assert reply.warnings == ()
+
+
+def test_every_private_character_in_an_argument():
+    text = "".join(map(chr, range(0xE000, 0xF900)))
+    reply = parse_reply(f'<|tool_call>call:f{{a:<|"|>{text}<|"|>}}<tool_call|>')
+    assert reply.tool_calls[0].arguments == {"a": text}
