@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gemma4_gguf.errors import MediaError
-from gemma4_gguf.media.decode import name_of
+from gemma4_gguf.media.decode import MAX_FRAME_PIXELS, name_of
 from gemma4_gguf.media.picture import as_seen, open_picture
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-MAX_PIXELS = 4_000_000_000  # of all frames together: a minute of decoding
+MAX_PIXELS = 2_000_000_000  # of all frames together: half a minute of decoding
 
 # Formats whose frames follow each other in time, as pages of a TIFF and sizes of an icon do not.
 _FORMATS = frozenset(("GIF", "WEBP", "PNG", "AVIF", "FLI"))
@@ -61,8 +61,12 @@ def read_animation(
     with open_picture(source) as picture:
         if not _moves(picture) and picture.format != "GIF":
             raise MediaError(f"{name} is a picture that does not move. Pass it as Image.")
-        if picture.width * picture.height * _count(picture) > MAX_PIXELS:
-            raise MediaError(f"{name} is too large: {_count(picture)} frames. Save it as MP4.")
+        n_pixels = picture.width * picture.height
+        if n_pixels > MAX_FRAME_PIXELS or n_pixels * _count(picture) > MAX_PIXELS:
+            raise MediaError(
+                f"{name} is too large: {_count(picture)} frames of {picture.width} by {picture.height} "
+                "pixels. Scale it down, or save it as MP4."
+            )
         times, end_s = _times(picture)
         made = []
         for number, time_s in choose(times, end_s):

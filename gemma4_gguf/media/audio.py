@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Real
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,8 @@ def _blocks(source: str | Path | bytes | np.ndarray, sample_rate_hz: int, name: 
             yield from _decode(container, name)
         return
     lowest, highest = _RATES_HZ
-    if not lowest <= sample_rate_hz <= highest:
-        raise MediaError(f"sample_rate_hz is {sample_rate_hz}; expected {lowest} to {highest}.")
+    if not isinstance(sample_rate_hz, Real) or not lowest <= sample_rate_hz <= highest:
+        raise MediaError(f"sample_rate_hz is {sample_rate_hz!r}; expected {lowest} to {highest}.")
     yield from resample_blocks(
         [_checked_array(as_array(source, "sound"))], int(sample_rate_hz), SAMPLE_RATE_HZ
     )

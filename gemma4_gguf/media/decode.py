@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes, what_else
 
 MAX_FRAME_PIXELS = 7680 * 4320
 MAX_FRAME_SAMPLES = 1 << 22
+
+_LONGEST_NAME = 200  # in messages
 
 # FFmpeg's demuxers of self-contained files that people have. Not among them: those that follow addresses and
 # file names (hls, concat, sdp, rtsp, image2, dash, imf, vobsub), scripts (lavfi, sbg), text that is drawn or
@@ -59,27 +62,39 @@ def open_source(source: str | Path | bytes, what: str) -> Iterator[BinaryIO]:
             raise MediaError(f"The {what} has no bytes. Pass a path or the content of a file.")
         yield io.BytesIO(source)
         return
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, os.PathLike)):
         raise MediaError(f"A {what} cannot be {type(source).__name__}; pass a path or the content of a file.")
+    name = name_of(source, what)
     try:
         path = Path(source).expanduser()
         facts = path.stat()
         if stat.S_ISDIR(facts.st_mode):
-            raise MediaError(f"{path} is a directory; expected a {what} file.")
+            raise MediaError(f"{name} is a directory; expected a {what} file.")
         if not stat.S_ISREG(facts.st_mode):  # a pipe may never end, and cannot be read twice
             raise MediaError(
-                f"{path} is no regular file; save the {what} first, or pass its content as bytes."
+                f"{name} is no regular file; save the {what} first, or pass its content as bytes."
             )
         if facts.st_size == 0:
-            raise MediaError(f"{path} is empty. Save or download the {what} again.")
+            raise MediaError(f"{name} is empty. Save or download the {what} again.")
         stream = path.open("rb")
     except FileNotFoundError as error:
-        raise MediaError(f"{path} does not exist; expected a {what} file.") from error
+        raise MediaError(f"{name} does not exist; {_way_to(str(source), what)}.") from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{str(source)[:200]} cannot be read as a {what}: {reason}.") from error
+        raise MediaError(f"{name} cannot be read as a {what}: {reason}.") from error
     with stream:
         yield stream
+
+
+def _way_to(address: str, what: str) -> str:
+    scheme = address.partition(":")[0].lower()
+    if scheme in ("http", "https", "ftp", "s3"):
+        return f"addresses on the network are not fetched: download the {what} and pass its path"
+    if scheme == "data":
+        return "a data: address is taken apart by messages alone: pass its content as bytes"
+    if scheme == "file":
+        return "expected a path, not an address: leave out file:"
+    return f"expected a {what} file"
 
 
 def as_array(source: Any, what: str) -> np.ndarray:
@@ -128,7 +143,10 @@ def name_of(source: object, what: str) -> str:
     Returns:
         Its path, or "The picture".
     """
-    return str(source) if isinstance(source, (str, Path)) else f"The {what}"
+    if not isinstance(source, (str, os.PathLike)):
+        return f"The {what}"
+    path = str(source)
+    return path if len(path) <= _LONGEST_NAME else f"{path[:_LONGEST_NAME]}…"
 
 
 @contextlib.contextmanager

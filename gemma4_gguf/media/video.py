@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,10 +81,10 @@ def sample_frames(
         MediaError: no such file, no pictures in it, damaged, or a number is out of range.
     """
     check_budget(image_tokens)
-    if not 1 <= frames <= MAX_FRAMES:
-        raise MediaError(f"frames={frames}; expected 1 to {MAX_FRAMES}.")
-    if fps is not None and not 0 < fps <= 1000:
-        raise MediaError(f"fps={fps}; expected a number above 0, or None.")
+    if not isinstance(frames, Integral) or not 1 <= frames <= MAX_FRAMES:
+        raise MediaError(f"frames={frames!r}; expected 1 to {MAX_FRAMES}.")
+    if fps is not None and not (isinstance(fps, Real) and 0 < fps <= 1000):
+        raise MediaError(f"fps={fps!r}; expected a number above 0, or None.")
 
     def choose(times: Sequence[float], end_s: float, rate: float = 0.0) -> Chosen:
         return sample_times(times, end_s, rate, fps=fps, frames=frames)

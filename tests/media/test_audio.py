@@ -237,8 +237,10 @@ SILENCE = np.zeros(16_000, np.float32)
 GOOD = encoded(sweep(400), SAMPLE_RATE_HZ, "flac", "flac")
 REFUSED: dict[str, tuple[Any, str]] = {
     "missing": ("no/such/sound.wav", "does not exist"),
-    "web address": ("https://example.org/a.mp3", "does not exist"),
+    "web address": ("https://example.org/a.mp3", "does not exist; addresses on the network are not fetched"),
     "ffmpeg protocol": ("concat:a.mp3|b.mp3", "does not exist"),
+    "address of a file": ("file:///tmp/a.mp3", "leave out file:"),
+    "content as text": ("data:audio/wav;base64," + "UklGRg" * 20, "pass its content as bytes"),
     "directory": (Path("."), "directory"),
     "no bytes": (b"", "no bytes"),
     "text": (b"not a sound at all, just words" * 40, "no sound that can be read"),
@@ -345,8 +347,8 @@ def test_the_track_that_is_marked_is_heard() -> None:
     assert np.abs(np.fft.rfft(load_audio(second))).argmax() == 700
 
 
-@pytest.mark.parametrize("rate", [0, -16_000, 10, 10_000_000])
-def test_bad_rates_are_refused(rate: int) -> None:
+@pytest.mark.parametrize("rate", [0, -16_000, 10, 10_000_000, "16000", None, float("nan")])
+def test_bad_rates_are_refused(rate: Any) -> None:
     with pytest.raises(MediaError, match="sample_rate_hz"):
         load_audio(sweep(100), sample_rate_hz=rate)
 

@@ -285,7 +285,17 @@ def test_bad_clips_are_refused_in_words(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"frames": 0}, {"frames": 5000}, {"fps": 0}, {"fps": -1}, {"image_tokens": 60}]
+    "options",
+    [
+        {"frames": 0},
+        {"frames": 5000},
+        {"fps": 0},
+        {"fps": -1},
+        {"frames": 2.5},
+        {"frames": "4"},
+        {"fps": "1"},
+        {"image_tokens": 60},
+    ],
 )
 def test_bad_numbers_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(MediaError, match=next(iter(options))):
