@@ -191,7 +191,7 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         blocking = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
-        what = "a link that leads nowhere" if blocking.is_symlink() else "a file"
+        what = "a link that leads nowhere" if not blocking.exists() else "no directory"
         raise OutputError(
             f"{blocking} is {what}, so nothing can be written into {directory}. Choose another directory."
         ) from error

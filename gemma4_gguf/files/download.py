@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 20
 N_WORKERS = 4
 N_TRIES = 5  # in a row without one new byte
 TIMEOUT_S = 30.0
-_ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?")
+_ENDPOINT = re.compile(r"https?://([^\s/@]+@)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?")
 _TOKEN = re.compile(r"[!-~]{1,1000}")
 
 

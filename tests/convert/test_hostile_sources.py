@@ -379,8 +379,9 @@ def test_what_is_no_file_is_not_replaced(
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("file", "is a file"),
-        ("file/under/it", "is a file"),
+        ("file", "file is no directory"),
+        ("file/under/it", "file is no directory"),
+        ("/dev/null", "/dev/null is no directory"),
         ("dangling", "is a link that leads nowhere"),
         ("x" * 300, "too long a name"),
         ("nul\0l", "null byte"),
