@@ -8,6 +8,7 @@ a few rows of logits are reserved, since one row of 262,144 takes a megabyte.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from gemma4_gguf.engine.kv_cache import Item, MediaSpan, SequenceState, n_positi
 from gemma4_gguf.engine.lifetime import LifetimeLock
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.prefix_reuse import Reuse
-from gemma4_gguf.errors import ContextFullError, EngineError
+from gemma4_gguf.errors import ContextFullError, EngineError, OptionError
 from gemma4_gguf.options import SessionOptions, check_session_options
 from gemma4_gguf.special_tokens import TURN_OPEN
 from gemma4_gguf.types import IMAGE_TOKEN_BUDGETS
@@ -34,6 +35,9 @@ IMAGE_BATCH = 1152  # the largest budget (1120), rounded up to a multiple of 128
 N_OUTPUTS = 48  # rows of logits one decode can give
 SWA_PADDING = 256  # llama_kv_cache_iswa rounds the cells of the sliding-window layers up to it
 _KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+LONGEST = 2**20  # tokens of a conversation, unless the model was trained for a quarter of it or more
+CELL_BYTES = 64  # llama_kv_cells beside the numbers
 _ABORTED = 2  # llama_decode was told to stop
 
 _log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ class Context:
 
     def __init__(self, model: Model, options: SessionOptions, *, vision: bool = False) -> None:
         options = check_session_options(options)
+        _check_size(model, options)
         lib = library.llama()
         self.model = model
         self.n_ctx = options.n_ctx
@@ -356,6 +361,35 @@ def _runs(items: Sequence[Item]) -> list[list[int] | MediaSpan]:
         else:
             runs.append([item])
     return runs
+
+
+def _check_size(model: Model, options: SessionOptions) -> None:
+    """llama.cpp asks for the memory and fills it, until the system ends the process."""
+    trained = model.facts.n_ctx_train
+    most = max(LONGEST, 4 * trained)
+    if options.n_ctx > most:
+        raise OptionError(
+            f"n_ctx is {options.n_ctx:,}; expected at most {most:,}: the model was trained for {trained:,} "
+            "tokens."
+        )
+    n_bytes = options.n_ctx * options.n_seq * (model.facts.n_cached * _KV_BYTES[options.kv_type] + CELL_BYTES)
+    there = memory_bytes()
+    if not model.on_gpu and there and n_bytes > there:
+        raise OptionError(
+            f"A cache of {options.n_ctx:,} tokens × {options.n_seq} takes {n_bytes / 2**30:.1f} GiB, this "
+            f"machine has {there / 2**30:.1f}. Take a smaller n_ctx or n_seq, or kv_type='q8_0'."
+        )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine; 0 where the system does not say.
+
+    Returns:
+        Bytes, used ones included.
+    """
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    known = getattr(os, "sysconf_names", {})
+    return os.sysconf(names[0]) * os.sysconf(names[1]) if all(name in known for name in names) else 0
 
 
 def _flash_attention(options: SessionOptions) -> int:

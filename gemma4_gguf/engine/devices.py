@@ -6,12 +6,13 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-from gemma4_gguf.engine.library import DISTRIBUTION, _ggml, llama
+from gemma4_gguf.engine.library import DISTRIBUTION, _ggml, llama, loaded_before_fork
 from gemma4_gguf.errors import DeviceError
 from gemma4_gguf.options import Device
 
 # enum ggml_backend_dev_type (ggml-backend.h)
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator", 4: "meta"}
+_CARDS = ("gpu", "igpu")
 # Names of llama.cpp's backends in lower case → names in our options, where they differ.
 _BACKENDS = {"hip": "rocm", "mtl": "metal"}
 
@@ -70,13 +71,18 @@ def select_device(device: Device) -> tuple[Any, bool]:
         A NULL-terminated array of handles (None: every device), and whether layers can leave the CPU.
 
     Raises:
-        DeviceError: this build has no such device.
+        DeviceError: this build has no such device, or the process was forked after a card was opened.
     """
-    handles = _handles()
-    infos = [_describe(handle) for handle in handles]
     if device == "cpu":
         return (ctypes.c_void_p * 1)(None), False
-    off_cpu = [i for i, info in enumerate(infos) if info.kind in ("gpu", "igpu")]
+    handles = _handles()
+    if loaded_before_fork() and any(kind_of(handle) in _CARDS for handle in handles):
+        raise DeviceError(
+            "This process was forked from one that had opened its cards, which cannot be used here. Start it "
+            "with multiprocessing's 'spawn', or take device='cpu'."
+        )
+    infos = [_describe(handle) for handle in handles]
+    off_cpu = [i for i, info in enumerate(infos) if info.kind in _CARDS]
     if device == "auto":
         return None, bool(off_cpu)
     chosen = [handles[i] for i in off_cpu if infos[i].backend == device]
@@ -99,7 +105,6 @@ def _describe(handle: int) -> DeviceInfo:
     pointer = ctypes.c_void_p
     name = _ggml("ggml_backend_dev_name", ctypes.c_char_p, pointer)(handle)
     description = _ggml("ggml_backend_dev_description", ctypes.c_char_p, pointer)(handle)
-    kind = _KINDS.get(_ggml("ggml_backend_dev_type", ctypes.c_int, pointer)(handle), "gpu")
     registry = _ggml("ggml_backend_dev_backend_reg", pointer, pointer)(handle)
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     size = ctypes.POINTER(ctypes.c_size_t)
@@ -108,10 +113,22 @@ def _describe(handle: int) -> DeviceInfo:
         name=name.decode(errors="replace"),
         description=description.decode(errors="replace"),
         backend=_backend_name(registry),
-        kind=kind,
+        kind=kind_of(handle),
         memory_bytes=total.value,
         free_bytes=free.value,
     )
+
+
+def kind_of(handle: int) -> str:
+    """What a device is, without opening it.
+
+    Args:
+        handle: ggml_backend_dev_t.
+
+    Returns:
+        As in `DeviceInfo.kind`.
+    """
+    return _KINDS.get(_ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(handle), "gpu")
 
 
 def _backend_name(registry: int) -> str:

@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import logging
 import mmap
+import os
 import re
 import threading
 from collections import deque
@@ -35,6 +36,7 @@ _AMX_RIGHT_SINCE = {11: (11, 5), 12: (12, 4), 13: (13, 3)}
 _log = logging.getLogger("gemma4_gguf.llama_cpp")
 logging.getLogger("gemma4_gguf").addHandler(logging.NullHandler())  # quiet unless the application asks
 _lock = threading.RLock()
+_loaded_in: list[int] = []  # process ids, one at most
 
 
 def installed_version() -> tuple[int, ...]:
@@ -83,6 +85,7 @@ def llama() -> Any:
             ) from error
         llama_cpp.llama_log_set(_log_callback(), None)
         llama_cpp.llama_backend_init()
+        _loaded_in.append(os.getpid())
         if not _ggml("ggml_backend_dev_count", ctypes.c_size_t)():
             _ggml("ggml_backend_load_all", None)()
         return llama_cpp
@@ -109,6 +112,11 @@ def mtmd() -> Any:
             ) from error
         mtmd_cpp.mtmd_helper_log_set(_log_callback(), None)
         return mtmd_cpp
+
+
+def loaded_before_fork() -> bool:
+    """Whether this process was forked from one that had loaded llama.cpp, whose cards are of no use here."""
+    return bool(_loaded_in) and _loaded_in[0] != os.getpid()
 
 
 def build_info() -> str:

@@ -315,6 +315,8 @@ def _parse(path: Path, view: mmap.mmap, stamp: Stamp) -> GGUFFile:
 def _read_field(cursor: _Cursor) -> tuple[str, FieldSpan]:
     start = cursor.position
     key = cursor.text("a metadata key")
+    if not key:
+        cursor.fail("a metadata key is empty")
     kind = cursor.u32(f"the type of {key}")
     item_type, count = None, 1
     if kind == ARRAY:

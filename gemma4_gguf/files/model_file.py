@@ -67,6 +67,7 @@ class ModelFacts:
         n_vocab: tokens in the vocabulary.
         n_ctx_train: tokens the model was trained to hold.
         n_swa: tokens a sliding-window layer sees.
+        n_cached: numbers that one token leaves in the caches of the layers without a window.
         ple_width: width of the per-layer embeddings, 0 without them.
         bidirectional_images: soft tokens of one picture see each other (12B, 26B, 31B).
         chat_template: Jinja text in the file, None without one.
@@ -85,6 +86,7 @@ class ModelFacts:
     n_vocab: int
     n_ctx_train: int
     n_swa: int
+    n_cached: int
     ple_width: int
     bidirectional_images: bool
     chat_template: str | None
@@ -134,7 +136,8 @@ def check_model(path: str | Path) -> ModelFacts:
     check_types(file.metadata, view, MODEL_KEYS)
     _check_unusual(keys)
     ple_width = keys.integer("embedding_length_per_layer_input", minimum=0)
-    check_tensors(file.tensors, view, _layers(keys, n_layer, n_vocab))
+    layers = _layers(keys, n_layer, n_vocab)
+    check_tensors(file.tensors, view, layers)
     metadata = file.metadata
     template = metadata.get("tokenizer.chat_template")
     return ModelFacts(
@@ -145,6 +148,7 @@ def check_model(path: str | Path) -> ModelFacts:
         n_vocab=n_vocab,
         n_ctx_train=keys.integer("context_length"),
         n_swa=keys.integer("attention.sliding_window", maximum=_MAX_WINDOW),
+        n_cached=layers.n_cached,
         ple_width=ple_width,
         bidirectional_images=_bidirectional(view, ple_width),
         chat_template=template if isinstance(template, str) and template else None,

@@ -53,6 +53,12 @@ class Layers:
     n_experts: int
     expert_inner: int
 
+    @property
+    def n_cached(self) -> int:
+        """Numbers that one token leaves in the caches of the layers without a window."""
+        own = list(zip(self.sliding, self.kv_heads, self.head_dims, strict=True))[: self.n_own]
+        return sum(2 * heads * dim for sliding, heads, dim in own if not sliding)
+
 
 @dataclass(frozen=True)
 class _Wanted:

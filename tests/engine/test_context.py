@@ -14,6 +14,7 @@ import numpy as np
 import parity
 import pytest
 
+from gemma4_gguf.engine import context as context_module
 from gemma4_gguf.engine.context import Context
 from gemma4_gguf.engine.kv_cache import (
     Item,
@@ -189,6 +190,7 @@ def test_rows_inside_media_are_not_numbers(opened: Callable[..., Context]) -> No
         ({"n_threads": 10**6}, "n_threads.*512"),
         ({"n_threads": True}, "n_threads"),
         ({"n_ctx": 2**40}, "n_ctx.*2,147,483,647"),
+        ({"n_ctx": 2**31 - 1}, "at most 1,048,576: the model was trained for 4,096"),
         ({"n_ctx": 2**31 - 1, "n_seq": 2}, "in all"),
         ({"n_ctx": -1}, "n_ctx"),
         ({"n_ctx": 8192.0}, "n_ctx"),
@@ -208,6 +210,15 @@ def test_options_out_of_range(options: dict[str, Any], match: str, opened: Calla
     model = opened("e2b").model
     with pytest.raises(OptionError, match=match):
         Context(model, SessionOptions(**options))
+
+
+def test_a_cache_larger_than_the_machine_is_refused(
+    opened: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would end the process while llama.cpp fills it."""
+    monkeypatch.setattr(context_module, "memory_bytes", lambda: 2**26)
+    with pytest.raises(OptionError, match=r"524,288 tokens × 2 takes 0\.3 GiB, this machine has 0\.1"):
+        Context(opened("e2b").model, SessionOptions(n_ctx=2**19, n_seq=2))
 
 
 @pytest.mark.parametrize("options", [{"kv_type": "q8_0"}, {"kv_type": "f16"}, {"swa_full": True}])

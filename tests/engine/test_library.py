@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma4_gguf.engine import library
+from gemma4_gguf.engine import devices, library
 from gemma4_gguf.engine.devices import list_devices, select_device
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.errors import DeviceError, EngineError, MessageError
@@ -58,6 +58,17 @@ def test_devices_are_listed_and_unknown_ones_refused() -> None:
     for backend in {"cuda", "metal", "rocm", "vulkan"} - there:
         with pytest.raises(DeviceError, match=f"{backend}.*cpu"):
             select_device(backend)  # type: ignore[arg-type]
+    assert select_device("cpu")[1] is False
+
+
+def test_cards_are_refused_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA would end it."""
+    assert not library.loaded_before_fork()
+    monkeypatch.setattr(devices, "loaded_before_fork", lambda: True)
+    select_device("auto")
+    monkeypatch.setattr(devices, "kind_of", lambda _: "gpu")
+    with pytest.raises(DeviceError, match="spawn"):
+        select_device("auto")
     assert select_device("cpu")[1] is False
 
 

@@ -109,6 +109,13 @@ def test_what_is_wrong_is_said(damaged: Callable[..., Path], sound: Path, tmp_pa
             open_gguf(path)
 
 
+def test_an_empty_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<QII", 0, 4, 1))
+    with pytest.raises(GGUFError, match="a metadata key is empty"):
+        open_gguf(path)
+
+
 def test_kinds(converted: Fixture, tmp_path: Path) -> None:
     files = converted("e2b", "BF16", "BF16")
     assert require_gemma4(open_gguf(files["model"])) == "model"
