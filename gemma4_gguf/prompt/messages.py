@@ -66,7 +66,7 @@ def check_each(messages: Sequence[Any]) -> list[list[Message]]:
         messages: as there.
 
     Returns:
-        For each message what it becomes: at least one.
+        For each message what it becomes; nothing for a call that belongs to the message before it.
 
     Raises:
         MessageError: as there.
@@ -80,6 +80,9 @@ def check_each(messages: Sequence[Any]) -> list[list[Message]]:
         try:
             groups.append(_check_message(message, f"messages[{i}]"))
             _require_characters(groups[-1], f"messages[{i}]")
+            if i and _is_item(message, "function_call") and _is_item(messages[i - 1], "function_call"):
+                first = next(group for group in reversed(groups[:-1]) if group)
+                first[0]["tool_calls"] += groups[-1].pop()["tool_calls"]
         except RecursionError as error:
             raise MessageError(f"messages[{i}] is nested too deeply, or holds itself.") from error
     return groups
@@ -161,6 +164,10 @@ def _check_message(message: Any, where: str) -> list[Message]:
     return answers if content is None else [*answers, checked]
 
 
+def _is_item(message: Any, kind: str) -> bool:
+    return isinstance(message, Mapping) and message.get("type") == kind and message.get("role") is None
+
+
 def _item(kind: str, fields: Fields) -> list[Message]:
     """An item of OpenAI's Responses API that is no message."""
     if kind == "function_call_output":
@@ -179,7 +186,9 @@ def _content(fields: Fields) -> tuple[Content, Any]:
     """What a message holds, and its content in the checked form: text, a list of parts or None."""
     where, given, refusal = fields.where, fields.take("content", "parts"), fields.take("refusal")
     images = fields.take("images") or ()
-    if not holds(given) and holds(refusal):
+    if holds(refusal):
+        if holds(given):
+            raise MessageError(f"{where} has content and refusal; expected one.")
         given = refusal
     if isinstance(given, str) and not images:
         return Content(), given
@@ -187,9 +196,10 @@ def _content(fields: Fields) -> tuple[Content, Any]:
         return Content(), None
     if isinstance(given, (str, Mapping, BaseModel)):
         given = [{"type": "text", "text": given} if isinstance(given, str) else given]
-    if isinstance(given, (bytes, bytearray)) or not isinstance(given or (), Sequence):
+    given = () if given is None else given
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Sequence):
         raise MessageError(f"{where}.content is a {type(given).__name__}; expected text or a list of parts.")
-    read = read_parts(given or (), f"{where}.content")
+    read = read_parts(given, f"{where}.content")
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         raise MessageError(f"{where}.images is a {type(images).__name__}; expected a list.")
     read.parts[:0] = [_image(image, f"{where}.images[{i}]") for i, image in enumerate(images)]
@@ -206,13 +216,11 @@ def _image(value: Any, where: str) -> dict[str, Any]:
 def _thoughts(fields: Fields) -> list[str]:
     said = fields.take("reasoning_content", "reasoning", "thinking")
     # The same once more in pieces; those in the cipher of a provider say nothing to anybody else.
-    pieces = fields.take("reasoning_details", "thinking_blocks") or []
-    if not holds(said) and isinstance(pieces, list):
-        said = [
-            piece.get("text") or piece.get("summary") or piece.get("thinking") or ""
-            for piece in pieces
-            if isinstance(piece, Mapping)
-        ]
+    pieces = fields.take("reasoning_details", "thinking_blocks")
+    if not holds(said):
+        said = pieces
+        if isinstance(pieces, list) and all(isinstance(piece, Mapping) for piece in pieces):
+            said = [p.get("text") or p.get("summary") or p.get("thinking") or "" for p in pieces]
     thought = read_texts(said, f"{fields.where}.reasoning_content") if holds(said) else ""
     return [thought] if thought else []
 

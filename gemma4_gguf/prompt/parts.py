@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.kinds import kind_of_file, what_else_of_file
+from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes
 from gemma4_gguf.prompt.fields import Fields, holds, shown
 from gemma4_gguf.prompt.sources import MAX_PATH, from_address, from_base64, is_file
 from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, Modality, modality_of
@@ -266,26 +267,32 @@ def _described(kind: str, given: Any, where: str) -> Media:
 
 
 def _file_part(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A file of a kind that its MIME type or its name tells."""
-    inner: Mapping[str, Any] = next(
-        (v for k, v in given.items() if k in _NESTED and isinstance(v, Mapping)), given
-    )
-    mime = next((str(inner[key]) for key in _MIME_TYPES if inner.get(key)), "")
-    if isinstance(inner.get("text"), str) or inner.get("type") == "text":
-        return {"type": "text", "text": read_texts(inner.get("text") or inner.get("data"), where)}
-    fields = Fields(inner, where)
-    fields.take("type")
-    address, data = fields.take(*_ADDRESSES), fields.take(*_IN_BASE64)
+    """A file of a kind that its MIME type, its first bytes or its name tells."""
+    fields = Fields(given, where)
+    named = fields.take("type")
+    nested = next((name for name in _NESTED if isinstance(given.get(name), Mapping)), None)
+    if nested is not None:
+        inner = fields.take(nested)
+        fields.done()
+        given, fields = inner, Fields(inner, where)
+        named = fields.take("type")
+    text, address, data = fields.take("text"), fields.take(*_ADDRESSES), fields.take(*_IN_BASE64)
     fields.done()
+    if text is not None or named == "text":
+        return {"type": "text", "text": read_texts(data if text is None else text, where)}
     source = from_address(address, where) if data is None else from_base64(data, where)
+    mime = next((str(given[key]) for key in _MIME_TYPES if given.get(key)), "")
     written = address if data is None else data
     if not mime and isinstance(written, str) and written[:5].lower() == "data:":
         mime = written[5:].partition(",")[0].partition(";")[0]
-    kind = mime.partition("/")[0].lower()
-    if kind in MODALITIES:
-        return {"type": kind, kind: MODALITIES[kind].type(source)}
+    kind: str | None = mime.partition("/")[0].lower()
     if not mime and isinstance(source, Path):
         return loose_part(source, where)
+    if not mime and isinstance(source, bytes):
+        kind = kind_of_bytes(source[:HEAD_BYTES])
+        kind = "video" if kind == "container" else kind
+    if kind in MODALITIES:
+        return {"type": kind, kind: MODALITIES[kind].type(source)}
     try:
         if kind == "text" and isinstance(source, bytes):
             return {"type": "text", "text": source.decode()}

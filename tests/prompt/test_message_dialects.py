@@ -50,6 +50,15 @@ def one(message: Any) -> dict[str, Any]:
     return checked
 
 
+def test_calls_side_by_side_in_responses_are_one_message() -> None:
+    items: list[dict[str, Any]] = [{"role": "user", "content": "go"}]
+    items += [{"type": "function_call", "call_id": i, "name": "f", "arguments": "{}"} for i in "abc"]
+    items += [{"type": "function_call_output", "call_id": i, "output": i} for i in "cab"]
+    found = pair_results(check_messages(items))
+    assert [message["role"] for message in found] == ["user", "assistant", "tool", "tool", "tool"]
+    assert [message["content"] for message in found[2:]] == ["a", "b", "c"]
+
+
 def test_results_beside_other_words_come_first() -> None:
     block = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "1"}]}
     found = check_messages([{"role": "user", "content": [{"type": "text", "text": "So?"}, block]}])
@@ -159,6 +168,9 @@ def test_arguments_are_json(arguments: Any, match: str) -> None:
     [
         ({"role": "user", "content": "a", "attachments": ["b"]}, "attachments"),
         ({"role": "user", "content": "a", "context": "b"}, "context"),
+        ({"role": "user", "content": 0}, "content is a int"),
+        ({"role": "assistant", "content": "a", "refusal": "b"}, "content and refusal"),
+        ({"role": "assistant", "content": "a", "thinking_blocks": 5}, "expected text"),
         ({"role": "user", "content": "a", "parts": ["b"]}, "content and parts"),
         ({"role": "user", "content": "a", "reasoning": "b"}, "only the assistant thinks"),
         ({"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "c"}, "differ"),
