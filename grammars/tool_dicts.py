@@ -40,6 +40,7 @@ _IGNORED |= {"outputSchema", "output_schema", "responseJsonSchema", "response_js
 _NEEDING_SCHEMA = {"annotations", "icons", "_meta", "outputSchema", "execution", "cache_control"}
 _NEEDING_SCHEMA |= {"defer_loading", "allowed_callers", "input_schema", "inputSchema"}
 _TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+_MAY_BE_NULL = ("const", "default", "example")
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _MAX_VALUES = 300_000
 _EXPECTED = '{"type": "function", "function": {"name": …, "description": …, "parameters": {…}}}'
@@ -188,7 +189,11 @@ def _dicts(value: Any, count: Iterator[int]) -> Any:
 
 
 def _json_spelling(schema: dict[str, Any]) -> dict[str, Any]:
-    """Gemini writes types in capitals and counts as texts."""
+    """Gemini writes types in capitals and counts as texts, PHP an empty object as a list, many write null."""
+    schema = {key: value for key, value in schema.items() if value is not None or key in _MAY_BE_NULL}
+    for word in _NAMED:
+        if schema.get(word) == []:
+            schema[word] = {}
     kind = schema.get("type")
     if kind == "TYPE_UNSPECIFIED":
         del schema["type"]

@@ -292,12 +292,10 @@ class _Printer:
 
 
 def _checked(schema: Mapping[str, Any]) -> Form:
-    """A copy of a schema whose keywords hold what they may; one that is null is not there."""
+    """A copy of a schema whose keywords hold what they may."""
     out = {}
     for word, value in schema.items():
         allowed, inner = _HOLDS.get(word, (object, object))
-        if value is None and word in _HOLDS:
-            continue
         listed = value if isinstance(value, list) else []
         if (
             not isinstance(value, allowed)

@@ -114,6 +114,30 @@ def test_gemini_spelling_becomes_that_of_json_schema() -> None:
     assert "call:f" in grammars.from_tools([{"functionDeclarations": [{"name": "f", "parameters": schema}]}])
 
 
+def test_what_stands_for_nothing_is_nothing() -> None:
+    """Nulls of SDKs, and empty objects as PHP writes them."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "enum": None, "description": None, "items": None, "default": None},
+            "b": {"type": "object", "properties": [], "required": None, "const": None},
+        },
+        "required": None,
+        "$defs": [],
+    }
+    (read,) = as_tools([{"name": "f", "inputSchema": schema}])
+    assert read.parameters == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "default": None},
+            "b": {"type": "object", "properties": {}, "const": None},
+        },
+        "$defs": {},
+    }
+    empty = {"name": "f", "inputSchema": {"type": "object", "properties": []}}
+    assert grammars.from_tools([empty]) == grammars.from_tools([{"name": "f"}])
+
+
 def test_a_grammar_of_arguments_by_reference_takes_them() -> None:
     schema = {"$ref": "#/$defs/In", "$defs": {"In": SCHEMA}}
     assert "city:" in grammars.from_tools([{"name": "f", "inputSchema": schema}])
