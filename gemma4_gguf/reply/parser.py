@@ -196,7 +196,7 @@ class ReplyParser:
         if name is None or name == "quote":
             self._buffer = (self._buffer + text).lstrip()
             if not may_be_header(self._buffer):
-                self._leave_header()
+                self._leave_header(ended=False)
             return
         if name == "channel_open" and self._buffer.strip() in ("", "thought"):
             self._out.warn("A thought was opened twice.")
@@ -204,13 +204,13 @@ class ReplyParser:
             return
         self._leave_header((name, text))
 
-    def _leave_header(self, *after: Piece) -> None:
+    def _leave_header(self, *after: Piece, ended: bool = True) -> None:
         held, self._buffer = self._buffer, ""
         header = THOUGHT_HEADER.match(held)
         self._state = self._in_thought
         if header:
             held = held[header.end() :]
-        elif held.strip() == "thought":
+        elif ended and held.strip() == "thought":
             held = ""
         self._again((None, held), *after)
 

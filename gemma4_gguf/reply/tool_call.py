@@ -217,6 +217,11 @@ def _read_json(body: str, schemas: Mapping[str, dict[str, Any]] | None) -> ReadC
     if not isinstance(arguments, dict) or not isinstance(value.get("name"), str):
         raise Unreadable
     notes = ["the call was written as JSON"]
+    others = {
+        key: value[key] for key in value if key not in ("name", "arguments", "parameters", "id", "type")
+    }
+    if others:
+        notes.append(f"what stood beside its name and arguments was dropped: {others}")
     name, schema = _resolve(value["name"], schemas, notes)
     return ReadCall(name, fit(arguments, schema, notes), tuple(notes))
 
@@ -228,6 +233,8 @@ def _read_blocks(rest: str, schema: dict[str, Any], ends: bool) -> dict[str, Any
     blocks = list(_BLOCK.finditer(rest))
     if not blocks or (not ends and not blocks[-1].group().endswith("END_ARG")):
         raise Unreadable
+    if _BLOCK.sub("", rest).strip(": \t\r\n"):
+        raise Unreadable  # there is more than blocks
     out: dict[str, Any] = {}
     free = [key for key in known if key not in {block.group(1).strip() for block in blocks}]
     for block in blocks:

@@ -108,6 +108,21 @@ def test_markers_spelled_in_ordinary_tokens_are_text():
     assert (text, thinking, calls, reply.warnings) == (raw, None, [], ())
 
 
+@pytest.mark.parametrize("raw", ["thought \r x", "thought" + " " * 20 + "x", "thoughts\nx", "thought\r\r\nx"])
+def test_half_a_header_is_no_header_wherever_chunks_end(raw):
+    for text, starts in ((raw, True), (raw, False), ("<|channel>" + raw + "<channel|>", False)):
+        whole = stream([(None, text)], None, starts_in_thought=starts)
+        assert stream(tokens_of(text), starts_in_thought=starts) == whole
+        assert raw in (whole[1], whole[2])
+
+
+def test_nothing_beside_a_call_is_dropped_in_silence():
+    raw = '<|tool_call>{"name":"f","arguments":{"a":1},"note":"why"}<tool_call|>'
+    assert "why" in parse_reply(raw).warnings[1]
+    blocks = call("f:\nlook here\nBEGIN_ARG:\nx\nEND_ARG\n")
+    assert read(blocks, [tool(a=TEXT)]) == (blocks, None, [])
+
+
 def test_text_comes_out_at_once():
     parser = ReplyParser(MARKERS)
     assert [c.text for c in parser.feed(5, "Hello <|tool")] == ["Hello <|tool"]
