@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from gemma4_gguf.cli.options import add_command, add_json_option
+from gemma4_gguf.cli.options import add_command, add_json_option, add_model_option
 from gemma4_gguf.cli.output import count, print_facts, print_json, print_table, size
 
 if TYPE_CHECKING:
@@ -22,16 +22,21 @@ projector can take in, and what it will need in memory.
 def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser = add_command(commands, run, "inspect", "Show what a GGUF file holds and needs.", DESCRIPTION)
-    parser.add_argument("file", metavar="FILE", help="a .gguf file, model or projector")
+    parser.add_argument(
+        "first", nargs="?", metavar="FILE", help="a .gguf file, model or projector, or ORG/REPO[:QUANT]"
+    )
+    add_model_option(parser)
     parser.add_argument("--ctx", type=int, default=8192, metavar="N", help="tokens to plan memory for (8192)")
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print facts and a table of tensor groups."""
+    from gemma4_gguf.cli.model_choice import chosen_model, downloaded
     from gemma4_gguf.files.inspect import inspect_file
 
-    report = inspect_file(args.file, args.ctx)
+    path, _ = downloaded(chosen_model(args), quiet=args.json)
+    report = inspect_file(path, args.ctx)
     if args.json:
         print_json(report.to_dict())
         return 0

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from gemma4_gguf.cli.config import read_settings
 from gemma4_gguf.cli.options import MODEL_VARIABLE
+from gemma4_gguf.cli.output import byte_progress
 from gemma4_gguf.cli.text_input import typed
 from gemma4_gguf.errors import OptionError
-from gemma4_gguf.files.hub import HUB_ID
+from gemma4_gguf.files.hub import HUB_ID, HubId, find_files, locate
+from gemma4_gguf.options import HubOptions
 
 
 def chosen_model(args: argparse.Namespace) -> str:
@@ -59,6 +61,29 @@ def model_and_words(args: argparse.Namespace, words: Sequence[str]) -> tuple[str
         named = default
     said = [] if args.first is None else [typed(args.first, "the question")]
     return named or _default() or _none_named(), [*said, *words]
+
+
+def downloaded(
+    model: str, projector: str | Path | None = None, *, quiet: bool = False
+) -> tuple[Path, str | Path | None]:
+    """The files of a model, with a bar on stderr while they come from the hub.
+
+    Args:
+        model: a path or a hub id.
+        projector: as for `find_files`.
+        quiet: show nothing.
+
+    Returns:
+        Paths of the model and of its projector, or what was given for that.
+
+    Raises:
+        HubError: it cannot be downloaded.
+    """
+    found = locate(model)
+    if not isinstance(found, HubId):
+        return found, projector
+    with byte_progress(f"downloading {found.repo}", quiet=quiet) as progress:
+        return find_files(model, projector, HubOptions(progress=progress))
 
 
 def _default() -> str | None:

@@ -97,6 +97,17 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", nargs="?", metavar="MODEL", help=_MODEL_HELP)
 
 
+def add_model_option(group: argparse._ActionsContainer) -> None:
+    """Adds -m.
+
+    Args:
+        group: of options, or a parser.
+    """
+    default = f"default: the environment variable {MODEL_VARIABLE}, else that of gemma4-gguf config"
+    text = f"the same as the model in front ({default})"
+    group.add_argument("-m", "--model", metavar="MODEL", default=argparse.SUPPRESS, help=text)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds the model as an option, and how it is opened: fields of SessionOptions.
 
@@ -104,8 +115,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         parser: of the command.
     """
     group = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
-    default = f"default: the environment variable {MODEL_VARIABLE}, else that of gemma4-gguf config"
-    group.add_argument("-m", "--model", metavar="MODEL", help=f"the same as MODEL in front ({default})")
+    add_model_option(group)
     group.add_argument("--mmproj", dest="projector", metavar="FILE", help="projector (default: beside it)")
     group.add_argument(
         "--no-mmproj", dest="projector", action="store_const", const=None, help="open no projector: text only"

@@ -55,6 +55,9 @@ class Parser(argparse.ArgumentParser):
         if not options:
             self.error(f"too many arguments: {' '.join(unknown)}. Quote a text with spaces.")
         known = [name for name in self._option_string_actions if name.startswith("--")]
+        early = [name for name in options if name in self._option_string_actions]
+        if early:
+            self.error(f"{early[0]} belongs behind the command: {self.prog} {early[0]} …")
         self.error(", ".join(f"there is no option {name}{_meant(name, known)}" for name in options))
 
     def _print_message(self, message: str, file: Any = None) -> None:

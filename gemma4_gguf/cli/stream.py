@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
+from gemma4_gguf.cli.model_choice import downloaded
 from gemma4_gguf.cli.options import given
-from gemma4_gguf.cli.output import byte_progress, screen, waiting_for
-from gemma4_gguf.files.hub import HubId, find_files, locate
-from gemma4_gguf.options import HubOptions, SessionOptions
+from gemma4_gguf.cli.output import screen, waiting_for
+from gemma4_gguf.options import SessionOptions
 from gemma4_gguf.session import Session
 from gemma4_gguf.types import Chunk, Reply
 
@@ -35,10 +35,7 @@ def open_session(model: str, args: argparse.Namespace, *, quiet: bool = False) -
     Raises:
         HubError: it cannot be downloaded.
     """
-    found, projector = locate(model), getattr(args, "projector", "auto")
-    if isinstance(found, HubId):
-        with byte_progress(f"downloading {found.repo}", quiet=quiet) as progress:
-            found, projector = find_files(model, projector, HubOptions(progress=progress))
+    found, projector = downloaded(model, getattr(args, "projector", "auto"), quiet=quiet)
     with waiting_for(f"loading {found.name}", quiet=quiet):
         session = Session(found, projector=projector, **given(args, SessionOptions))
     with session:

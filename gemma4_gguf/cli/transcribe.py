@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from gemma4_gguf.cli.options import (
     add_sampling_options,
     given,
 )
+from gemma4_gguf.cli.terminal import json_text
 from gemma4_gguf.cli.text_input import argument
 from gemma4_gguf.options import SamplingOptions
 
@@ -86,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
                     yield segment
 
             for text in format_segments(watched(), kind):
-                write(text)
+                in_pipe = kind == "json" and out is None
+                write(json_text(text, sys.stdout.encoding) if in_pipe else text)
     return 0
 
 

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "describe": (["c.mp4"], ("file",)),
     "transcribe": (["s.wav"], ("sound",)),
     "chat": ([], ()),
+    "inspect": ([], ()),
 }
 
 
@@ -113,6 +114,8 @@ def test_options_stand_anywhere() -> None:
         (["ask", "m.gguf", "hi", "--temp", "1"], "did you mean --temperature?"),
         (["convert", "dir", "-o", "out", "--forced"], "did you mean --force?"),
         (["convert", "dir", "-o", "out", "--qua", "Q8_0"], "did you mean --quant"),
+        (["--json", "inspect", "m.gguf"], "--json belongs behind the command: gemma4-gguf inspect --json"),
+        (["--verson"], "no option --verson; did you mean --version?"),
         (["convert", "dir", "-o", "out", "extra"], "too many arguments: extra"),
         (["convert", "dir"], "-o/--out"),
         (["ask", "m.gguf", "hi", "--device", "gpu"], "cuda"),
