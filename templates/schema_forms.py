@@ -91,17 +91,17 @@ def in_words(form: Form) -> str:
     Returns:
         The words, without a full stop.
     """
-    said = ""
+    said = text_of(form.get("description"))
     if (values := listed_values(form)) is not None:
         words, said = _joined(map(as_json, values)), text_of(form.get("title")) or _own_words(form)
     elif form["type"] == "array":
         words = f"array of {in_words(form['items'])}" if form.get("items") else "array"
     elif form["type"] == "object" and form["properties"]:
         words = f"object {{{', '.join(_members(form))}}}"
-    elif form.get("description") == ANY:
-        words = ANY[0].lower() + ANY[1:-1]
+    elif said == ANY:
+        words, said = ANY[0].lower() + ANY[1:-1], ""
     else:
-        words, said = _joined(_listed(form["type"])), text_of(form.get("description"))
+        words = _joined(_listed(form["type"]))
     words = f"{words} ({said.rstrip('.')})" if said else words
     return f"{words} or null" if form.get("nullable") else words
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from gemma4_gguf.errors import SchemaError, ToolError
@@ -174,8 +175,10 @@ class _Printer:
         if values is not None and (not element or "const" not in schema):
             out.pop("const", None)
             out["enum"] = values
-            if kind.lower() != "string" and not element and values:
-                said.append(f"One of: {', '.join(map(as_json, values))}.")
+            names = _names(schema, values)
+            if names or (kind.lower() != "string" and not element):
+                choices = [f"{as_json(v)}{f' ({n})' if n else ''}" for v, n in zip_longest(values, names)]
+                said.append(f"One of: {', '.join(choices)}.")
         if kind.lower() == "object":
             said += self._object(out, schema, inside)
         elif kind.lower() == "array":
@@ -340,6 +343,13 @@ def _both(schema: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     if "allOf" in schema and "allOf" in other:
         out["allOf"] = [*schema["allOf"], *other["allOf"]]
     return out
+
+
+def _names(schema: Mapping[str, Any], values: list[Any]) -> list[str]:
+    """What a form or an editor would call the choices; [] if it is not said of each."""
+    listed = schema.get("enumNames", schema.get("enumDescriptions"))
+    said = isinstance(listed, list) and len(listed) == len(values) and all(isinstance(n, str) for n in listed)
+    return listed if said else []
 
 
 def _outline(schema: Mapping[str, Any]) -> Form:

@@ -110,6 +110,24 @@ AB = '{enum:["a","b"],type:"STRING"}'
             },
             '{description:"One of: 1 (low), 2 (high).",nullable:true,type:"INTEGER"}',
         ),
+        (
+            {"type": "string", "enum": ["a", "b"], "enumNames": ["Ay", "Bee"]},
+            '{description:"One of: "a" (Ay), "b" (Bee).",enum:["a","b"],type:"STRING"}',
+        ),
+        (
+            {"type": "integer", "enum": [1, 2], "enumDescriptions": ["low", "high"]},
+            '{description:"One of: 1 (low), 2 (high).",type:"INTEGER"}',
+        ),
+        (
+            {
+                "oneOf": [
+                    {**obj(a={}), "description": "By name."},
+                    {"type": "array", "description": "by place"},
+                ]
+            },
+            '{description:"Object {a?} (By name) or array (by place).",properties:{'
+            'a:{description:"Any JSON value.",type:"STRING"}},type:"OBJECT"}',
+        ),
         ({}, '{description:"Any JSON value.",type:"STRING"}'),
         (True, '{description:"Any JSON value.",type:"STRING"}'),
         ({"minLength": 2}, '{type:"STRING"}'),
