@@ -108,11 +108,11 @@ def as_constraint(schema: Any) -> Constraint:
     if isinstance(schema, str):
         return _from_text(schema)
     if isinstance(schema, re.Pattern):
-        return Constraint("pattern", pattern_grammar(expression_of(schema)), str)
+        return Constraint("pattern", pattern_grammar(_characters(expression_of(schema))), str)
     if isinstance(schema, Pattern):
         if not isinstance(schema.regex, str):
             raise SchemaError(f"Pattern({schema.regex!r}) is no text; give re.compile(…) itself")
-        return Constraint("pattern", pattern_grammar(schema.regex), str)
+        return Constraint("pattern", pattern_grammar(_characters(schema.regex)), str)
     if isinstance(schema, Mapping):
         return _from_schema("schema", schema, json.loads)
     if isinstance(schema, (list, tuple, set, frozenset, range)):
@@ -127,8 +127,20 @@ def as_constraint(schema: Any) -> Constraint:
 _WAYS = "a type, a JSON schema (dict or text), a list of choices, Pattern('…'), re.compile('…') or GBNF text"
 
 
+def _characters(text: str) -> str:
+    """A text of whole characters, as a reply is one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SchemaError(
+            f"half a surrogate pair stands in {_shortened(text)!r}; no reply holds one"
+        ) from error
+    return text
+
+
 def _from_text(text: str) -> Constraint:
     """JSON text is what it says, and GBNF has its ::=; nothing else is certain."""
+    _characters(text)
     try:
         value = json.loads(text.removeprefix("\ufeff"))
     except RecursionError as error:
@@ -200,7 +212,7 @@ def _choices(choices: Iterable[Any]) -> Constraint:
             raise SchemaError(f"a choice is a text, a number, True, False or None; found {choice!r}")
         if isinstance(choice, float) and not math.isfinite(choice):
             raise SchemaError(f"a choice that is a number is finite; found {choice!r}")
-        text = choice if isinstance(choice, str) else json.dumps(choice)
+        text = _characters(choice) if isinstance(choice, str) else json.dumps(choice)
         if text in values:
             raise SchemaError(f"two choices are written {text!r}")
         values[text] = choice

@@ -197,6 +197,11 @@ SAYINGS: list[tuple[Any, str]] = [
     (re.compile(b"a"), "bytes"),
     (re.compile("a^b", re.MULTILINE), "MULTILINE"),
     ([float("nan")], "finite"),
+    (["\ud800"], "surrogate"),
+    ('["\\ud800"]', "surrogate"),
+    (Pattern("a\udfff"), "surrogate"),
+    (re.compile("[\ud800-\udfff]"), "surrogate"),
+    ('root ::= "\ud800"', "surrogate"),
 ]
 
 

@@ -96,7 +96,7 @@ class _Lengths:
     def of_object(self, schema: Mapping[str, Any]) -> tuple[int, int]:
         properties = schema.get("properties")
         members = dict(properties) if isinstance(properties, Mapping) else {}
-        lengths = [(len(name) + 6, *self.of(part)) for name, part in members.items()]
+        lengths = [(len(str(name)) + 6, *self.of(part)) for name, part in members.items()]
         closed = sum(name + length for name, length, _ in lengths)
         total = sum(name + length for name, _, length in lengths)
         others = schema.get("additionalProperties", not members)
