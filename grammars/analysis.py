@@ -112,31 +112,23 @@ def first_references(rules: Mapping[str, Node], shortest: Mapping[str, float]) -
 
 
 def first_circle(graph: Mapping[str, Iterable[str]]) -> str | None:
-    """A name on a circle of a graph, None if it has none."""
-    return next((path[-1] for path in _paths(graph) if path[-1] in path[:-1]), None)
-
-
-def _paths(graph: Mapping[str, Iterable[str]]) -> Iterator[list[str]]:
-    """Each edge of a graph once, depth first, as the path that it ends; where a circle closes, too."""
+    """A name on a circle of a graph, None if it has none; found depth first."""
     done: set[str] = set()
     for start in graph:
-        if start in done:
-            continue
         path, stack, above = [start], [iter(graph[start])], {start}
-        while stack:
+        while stack and start not in done:
             name = next(stack[-1], None)
             if name is None:
                 stack.pop()
                 above.discard(path[-1])
                 done.add(path.pop())
-                continue
-            path.append(name)
-            yield path
-            if name in above or name in done or name not in graph:
-                path.pop()
-            else:
+            elif name in above:
+                return name
+            elif name not in done and name in graph:
+                path.append(name)
                 above.add(name)
                 stack.append(iter(graph[name]))
+    return None
 
 
 def _starts(node: Node, shortest: Mapping[str, float]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from gemma4_gguf.grammars.grammar import (
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 _HEX = {"x": 2, "u": 4, "U": 8}
+_MAX_DEPTH = 100  # brackets in brackets
 
 
 def parse_gbnf(text: str) -> Grammar:
@@ -52,7 +53,7 @@ class _Reader:
     """Recursive descent over a text; `nested` means inside brackets, where a line may end."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.at = text, 0
+        self.text, self.at, self.depth = text, 0, 0
 
     def fail(self, what: str) -> GrammarError:
         """The error to raise, with the place."""
@@ -105,10 +106,14 @@ class _Reader:
         return self.text[start : self.at]
 
     def alternatives(self, nested: bool) -> Node:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.fail("brackets are nested too deeply")
         ways = [self.sequence(nested)]
         while self.take("|"):
             self.skip(True)
             ways.append(self.sequence(nested))
+        self.depth -= 1
         return either(*ways)
 
     def sequence(self, nested: bool) -> Node:

@@ -34,7 +34,7 @@ from gemma4_gguf.grammars.schema_strings import text_body
 from gemma4_gguf.grammars.words import words_except
 
 _MAX_KINDS = 16
-_MAX_STATES = 600  # above, the counts of optional members are kept by allowing fewer combinations
+_MAX_STATES = 3000  # above, the counts of optional members are kept by allowing fewer combinations
 
 
 class Compiler(Protocol):
@@ -219,11 +219,15 @@ class _Sequence:
             self.most = None
         counted = self.least > (0 if self.required else 1) or self.most is not None
         if counted and not (self.further is not None and not optionals):
-            states = (len(self.entries) + 1) * (max(self.least, self.most or 0) + 1)
-            if states <= _MAX_STATES:
+            if self._states() > _MAX_STATES:
+                self._group()
+            if self.least > (0 if self.required else 1) or self.most is not None:
                 return self._counted(), none
-            self._group()
         return self._plain(), none
+
+    def _states(self) -> int:
+        """States of the automaton that counts."""
+        return (len(self.entries) + 1) * (max(self.least, self.most or 0) + 1)
 
     def _plain(self) -> Node | None:
         """All members, whatever their number, but for the bound of further ones."""
@@ -300,23 +304,33 @@ class _Sequence:
         return seq(self.further, self.grammar.repeat(more, 0, room, f"{self.name_hint}-further"))
 
     def _group(self) -> None:
-        """Keep counts without counting: of each group of neighbours at most, or at least, one is there."""
+        """Keep counts without counting: of each group of neighbours at most, or at least, one is there.
+
+        A lower bound is counted after all where that takes few states.
+        """
         optionals = [i for i, (_, needed) in enumerate(self.entries) if not needed]
         kept: dict[int, tuple[Node, bool]] = {}
-        groups = least_of(self.most, max(len(optionals), 1)) if self.most is not None else self.least
+        most, few = self.most, (len(self.entries) + 1) * (self.least + 1) <= _MAX_STATES
+        groups = least_of(most, max(len(optionals), 1)) if most is not None else self.least
         size = -(-len(optionals) // max(groups or 1, 1))
         for g in range(0, len(optionals), size):
             places = optionals[g : g + size]
             pairs = [self.entries[i][0] for i in places]
-            one = either(*pairs) if self.most is not None else self._some(pairs)
-            kept[places[0]] = (self.grammar.add(f"{self.name_hint}-one", one), g // size < self.least)
+            one = either(*pairs) if most is not None else self._some(pairs)
+            kept[places[0]] = (
+                self.grammar.add(f"{self.name_hint}-one", one),
+                not few and g // size < self.least,
+            )
         self.entries = [kept.get(i, entry) for i, entry in enumerate(self.entries) if entry[1] or i in kept]
         self.grammar.notes.append(
             f"the number of members at {self.pointer or '/'} is kept by fewer combinations"
         )
         if len(kept) < self.least:
             raise SchemaError("minProperties beside maxProperties cannot be expressed", pointer=self.pointer)
-        if self.most is not None and len(kept) >= self.most:
+        if most is not None and len(kept) >= most:
             self.further = None
-        self.most = None if self.most is None else self.most - len(kept)
-        self.least = 0
+        self.most = None
+        if most is not None and self.further is not None:
+            self.most = most - len(kept)
+        self.least = self.least if few else 0
+        self.required = sum(needed for _, needed in self.entries)
