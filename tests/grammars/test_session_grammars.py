@@ -327,7 +327,9 @@ def test_texts_that_llama_cpp_would_die_of_are_not_written(n: int, link: str) ->
     ],
 )
 def test_texts_of_large_schemas_are_loaded_by_llama_cpp(vocab: Any, schema: Any) -> None:
-    LlamaJudge(vocab, grammars.from_schema(schema)).close()
+    judge = LlamaJudge(vocab, grammars.from_schema(schema))
+    assert judge.sampler and not judge.accepts("x")
+    judge.close()
 
 
 def test_rules_in_a_row_are_refused_where_llguidance_would_die_of_them() -> None:
