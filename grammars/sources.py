@@ -89,7 +89,6 @@ def type_schema(type_: Any) -> dict[str, Any]:
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
     from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-    from pydantic_core import SchemaError as CoreSchemaError
 
     class Schemas(GenerateJsonSchema):
         """Decimals as numbers or as texts of digits; Pydantic's schema offers texts it would refuse."""
@@ -106,10 +105,7 @@ def type_schema(type_: Any) -> dict[str, Any]:
 
     try:
         return TypeAdapter(type_).json_schema(schema_generator=Schemas)
-    except (
-        *(PydanticUserError, PydanticSchemaGenerationError, CoreSchemaError),
-        *(AttributeError, TypeError),
-    ) as error:
+    except (PydanticUserError, PydanticSchemaGenerationError, AttributeError, TypeError) as error:
         raise SchemaError(f"Pydantic has no JSON schema for {type_!r}: {error}") from error
 
 
