@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from gemma4_gguf.chat import Chat
 from gemma4_gguf.chat_file import read_chat_file, restore_sequence
 from gemma4_gguf.engine.engine import Engine
+from gemma4_gguf.errors import GGUFError, OptionError
 from gemma4_gguf.files.hub import find_files
 from gemma4_gguf.files.model_file import ModelFacts, check_model
 from gemma4_gguf.files.pairing import paired_projector
@@ -79,10 +80,13 @@ class Session:
         self.options: SessionOptions = session_options(options)
         path, projector = find_files(model, projector)
         self.facts: ModelFacts = check_model(path)
+        try:
+            self.sampling: SamplingOptions = with_overrides(SamplingOptions(), self.facts.sampling)
+        except OptionError as error:
+            raise GGUFError(f"{path} recommends in general.sampling what cannot be: {error}") from error
         facts, why_none = paired_projector(self.facts, projector)
         self.engine = Engine(self.facts, facts, self.options, why_no_projector=why_none)
         self.prompts = PromptWriter(self.engine)
-        self.sampling: SamplingOptions = with_overrides(SamplingOptions(), self.facts.sampling)
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from altered import altered
 from nano_samples import GREEDY, NANO, SAMPLES, TRANSFORMERS, TRUTH, overlap, scene
 from PIL import Image as PILImage
 
@@ -159,6 +160,9 @@ def test_files_that_do_not_open(
     cut.write_bytes(nano.read_bytes()[:-1000])
     with pytest.raises(GGUFError, match="cut off"):
         Session(cut)
+    hot = altered(nano, tmp_path / "hot.gguf", {"general.sampling.temp": float("nan")})
+    with pytest.raises(GGUFError, match=r"hot\.gguf recommends .* temperature is nan"):
+        Session(hot)
     with pytest.raises(PairingError, match="width"):
         Session(nano, projector=converted("31b")["projector"])
     with pytest.raises(OptionError, match=r"n_context.*n_ctx"):
