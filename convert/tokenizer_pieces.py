@@ -7,6 +7,7 @@ which a conversion does not need otherwise. A part without an equivalent here ra
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import sys
 import unicodedata
@@ -217,13 +218,20 @@ def _python_regex(regex: str) -> str:
     return _PROPERTY.sub(written, regex)
 
 
-@functools.lru_cache(maxsize=16)
 def _category(name: str) -> str:
     """The characters of a Unicode category such as "L" or "Lu", as the inside of a character class."""
-    inside = [unicodedata.category(chr(c)).startswith(name) for c in range(sys.maxunicode + 1)]
-    edges = [c for c in range(1, len(inside)) if inside[c] != inside[c - 1]]
-    starts = ([0] if inside[0] else []) + [c for c in edges if inside[c]]
-    stops = [c for c in edges if not inside[c]] + ([len(inside)] if inside[-1] else [])
-    if not starts:
+    ranges = [f"\\U{start:08x}-\\U{stop - 1:08x}" for start, stop, kind in _runs() if kind.startswith(name)]
+    if not ranges:
         raise UnknownPiece
-    return "".join(f"\\U{start:08x}-\\U{stop - 1:08x}" for start, stop in zip(starts, stops, strict=True))
+    return "".join(ranges)
+
+
+@functools.cache
+def _runs() -> list[tuple[int, int, str]]:
+    """Characters in a row of one category: first, one past the last, category."""
+    runs, start = [], 0
+    for kind, run in itertools.groupby(map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))):
+        stop = start + sum(1 for _ in run)
+        runs.append((start, stop, kind))
+        start = stop
+    return runs
