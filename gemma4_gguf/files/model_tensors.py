@@ -16,6 +16,7 @@ from gemma4_gguf.files.metadata_view import MetadataView
 MATRIX_TYPES = frozenset(
     (
         *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0"),
+        *("Q1_0", "Q2_0"),
         *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S"),
         *("IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"),
     )
