@@ -19,6 +19,9 @@ SPACE = "\u2581"  # stands for a space in the tokens
 _MOST_PARTS = 16
 _MOST_REPEATS = 4  # in one alternative; more may take Python's re for ever
 
+# What ByteLevel cuts by unless told otherwise (tokenizers, byte_level.rs).
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
 Part = Mapping[str, Any]
 Segments = list[tuple[str, bool]]  # text, and whether the pattern matched it
 
@@ -83,13 +86,8 @@ def split(part: Part, text: str) -> list[str]:
         if part.get("invert"):
             segments = [(piece, not matched) for piece, matched in segments]
         return _join(segments, str(part.get("behavior")))
-    if kind == "Metaspace":
-        mark = str(part.get("replacement", SPACE))
-        text = text.replace(" ", mark)
-        if part.get("prepend_scheme", "always") != "never" and not text.startswith(mark):
-            text = mark + text
-        whole = part.get("split") is False
-        return [text] if whole else _join(_segments(text, re.compile(re.escape(mark))), "MergedWithNext")
+    if kind in ("Metaspace", "ByteLevel"):
+        return _metaspace(part, text) if kind == "Metaspace" else _byte_level(part, text)
     if kind == "Digits":
         digits = _by_character(text, lambda c: unicodedata.category(c)[0] == "N")
         return _join(digits, "Isolated" if part.get("individual_digits") else "Contiguous")
@@ -104,6 +102,33 @@ def split(part: Part, text: str) -> list[str]:
     if kind == "CharDelimiterSplit":
         return [piece for piece in text.split(str(part.get("delimiter"))) if piece]
     raise UnknownPiece
+
+
+def _metaspace(part: Part, text: str) -> list[str]:
+    mark = str(part.get("replacement", SPACE))
+    text = text.replace(" ", mark)
+    if part.get("prepend_scheme", "always") != "never" and not text.startswith(mark):
+        text = mark + text
+    if part.get("split") is False:
+        return [text]
+    return _join(_segments(text, re.compile(re.escape(mark))), "MergedWithNext")
+
+
+def _byte_level(part: Part, text: str) -> list[str]:
+    if part.get("add_prefix_space", True) and not text[:1].isspace():
+        text = " " + text
+    words = [text]
+    if part.get("use_regex") is not False:
+        words = [word for word, _ in _segments(text, re.compile(_python_regex(_GPT2)))]
+    return ["".join(_byte_characters()[byte] for byte in word.encode()) for word in words]
+
+
+@functools.cache
+def _byte_characters() -> list[str]:
+    """The character that stands for each byte in byte-level vocabularies: itself where it can be seen."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = itertools.count(0x100)
+    return [chr(byte if byte in shown else next(hidden)) for byte in range(256)]
 
 
 def _segments(text: str, pattern: re.Pattern[str]) -> Segments:

@@ -125,6 +125,13 @@ OTHER: dict[str, dict[str, Any]] = {
         "Digits": {"type": "Digits", "individual_digits": True},
         "Punctuation": {"type": "Punctuation", "behavior": "Isolated"},
         "Whitespace": {"type": "Whitespace"},
+        "ByteLevel": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "bytes alone": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        },
         "WhitespaceSplit": {"type": "WhitespaceSplit"},
         "Metaspace": {
             "type": "Metaspace",
@@ -224,6 +231,10 @@ def test_flags_of_added_tokens_are_refused(flag: str) -> None:
         ({"model": {"dropout": 0.1}}, "dropout"),
         ({"decoder": {"type": "ByteLevel"}}, "decoder is ByteLevel"),
         ({"decoder": 5}, "decoder is unknown"),
+        (
+            {"decoder": sequence("decoders", SPACES | {"content": "_"}, {"type": "ByteFallback"})},
+            "decoder is Replace",
+        ),
         ({"pre_tokenizer": split(Regex="zzz[0-9]")}, "10 example texts gave the same ids"),
         ({"normalizer": sequence("normalizers", SPACES, SPACES)}, "10 example texts gave the same ids"),
     ],
