@@ -152,11 +152,28 @@ class Compiler:
             ):
                 name_hint = subschemas[0].pointer.rpartition("/")[2]
             branches = self._branches(subschemas)
-            if branches is not None:
+            plain = self._plain(subschemas, name_hint)
+            if plain is not None:
+                self._known[key] = plain
+            elif branches is not None:
                 self._known[key] = self._union(key, branches, name_hint)
             else:
                 self._known[key] = self._values_or_rule(self.expander.conjunction(subschemas), name_hint)
         return self._known[key]
+
+    def _plain(self, subschemas: Sequence[Subschema], name_hint: str) -> Node | None:
+        """The values of a schema that names a scalar type and says nothing else: most schemas are so."""
+        schema = subschemas[0].schema
+        if len(subschemas) > 1 or type(schema) is not dict or schema.keys() - _SILENT != {"type"}:
+            return None
+        kind = schema["type"]
+        if kind in ("boolean", "null", "number"):
+            return Ref(kind)
+        if kind == "integer":
+            return self._integer()
+        if kind != "string":
+            return None
+        return self.string(Alternative(subschemas[0].pointer, frozenset({"string"})), name_hint)
 
     def _target(self, subschema: Subschema) -> Subschema:
         """The schema itself, or where it leads if it is a reference and nothing else."""
@@ -244,7 +261,7 @@ class Compiler:
         body = text_body(alternative, self.notation, self.grammar)
         if body is None:
             return None
-        return self.grammar.add(name_hint, seq(self.notation.quote, body, self.notation.quote), lexeme=True)
+        return self.grammar.share(name_hint, seq(self.notation.quote, body, self.notation.quote), lexeme=True)
 
     def _object(self, members: Members, pointer: str, name_hint: str) -> Node | None:
         if members == Members() or _is_free(members):
