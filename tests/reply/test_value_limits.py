@@ -55,6 +55,7 @@ def test_a_text_that_repeats_itself_ends(
     """It ends at MAX_TEXT characters with a warning, or at the tokens its schema needs with an error."""
     monkeypatch.setattr(value_limits, "MAX_TEXT", 40)
     monkeypatch.setattr(structured_output, "MAX_TEXT", 40)
+    monkeypatch.setattr(value_limits, "MAX_TOKENS", 120)
     start = {"string": '"', "array": '["'}.get(type_schema_of(schema), '{"word": "')
     drawn = looping(monkeypatch, wide_session, start, "circle" if schema != list[str] else 'circle", "')
     if schema == list[str]:
@@ -72,7 +73,6 @@ def type_schema_of(schema: Any) -> str:
 
 
 def test_what_was_asked_for_is_the_limit(wide_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_limits, "MAX_TOKENS", 50)
     looping(monkeypatch, wide_session, "", "circle")
     letters = structured_output.Constraint("pattern", pattern_grammar("[a-z ]+"), str, max_tokens=20)
     for options, n_tokens in (({}, 20), ({"max_tokens": 30}, 30)):
@@ -83,21 +83,24 @@ def test_what_was_asked_for_is_the_limit(wide_session: Session, monkeypatch: pyt
 
 
 LENGTHS: list[tuple[Any, int]] = [
-    ({"type": "string"}, 2000),
-    ({"type": ["string", "null"]}, 2000),
-    ({"description": "a text", "type": "string", "format": "unknown"}, 2000),
-    ({"type": "string", "minLength": 1500}, 3000),
-    ({"type": "string", "maxLength": 9000}, 9000),
-    ({"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a", "maxLength": 9000}, 9000),
-    ({"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a"}, 2000),
-    ({"allOf": [{"type": "string"}, {"maxLength": 2500}]}, 2500),
-    ({"type": "string", "pattern": "^a{0,2600}$"}, 2600),
-    ({"type": "string", "not": {"const": "a"}}, 2000),
+    ({"type": "string"}, 200),
+    ({"type": ["string", "null"]}, 200),
+    ({"description": "a text", "type": "string", "format": "unknown"}, 200),
+    ({"type": "string", "minLength": 150}, 300),
+    ({"type": "string", "maxLength": 900}, 900),
+    ({"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a", "maxLength": 900}, 900),
+    ({"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a"}, 200),
+    ({"allOf": [{"type": "string"}, {"maxLength": 250}]}, 250),
+    ({"type": "string", "pattern": "^a{0,260}$"}, 260),
+    ({"type": "string", "not": {"const": "a"}}, 200),
 ]
 
 
 @pytest.mark.parametrize(("schema", "longest"), LENGTHS)
-def test_open_texts_get_a_length(schema: dict[str, Any], longest: int) -> None:
+def test_open_texts_get_a_length(
+    schema: dict[str, Any], longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structured_output, "MAX_TEXT", 200)
     before = json.dumps(schema)
     judge = Judge(as_constraint(schema).grammar)
     assert judge.accepts(f'"{"a" * longest}"') and not judge.accepts(f'"{"a" * (longest + 1)}"')
