@@ -143,6 +143,10 @@ class Expander:
 
     def _without(self, found: _Alternatives, other: Subschema, over: bool) -> _Alternatives:
         """Values that do not satisfy a schema; taken as wide as may be, all of them."""
+        inner = other.schema
+        if isinstance(inner, Mapping) and set(inner) == {"not"}:  # twice turned around is as it was
+            again = Subschema(inner["not"], f"{other.pointer}/not")
+            return intersect(found, self.expand(again, over=over), other.pointer)
         if over or not found:
             return found
         others = self.expand(other, over=True)

@@ -74,6 +74,7 @@ KEYWORDS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "not over a pattern": ({"type": "string", "not": {"pattern": "^x"}}, ["", "ax"], ["x", "xa"]),
     "not over required": ({"properties": AB, "not": {"required": ["a"]}}, [{}, {"b": ""}], [{"a": 1}]),
     "not over bounds": ({"type": "number", "not": {"minimum": 2, "maximum": 4}}, [1, 4.5], [2, 3]),
+    "not over not": ({"type": "integer", "not": {"not": {"minimum": 3}}}, [3, 40], [2]),
     "if then else": (
         {
             **CONDITION,
