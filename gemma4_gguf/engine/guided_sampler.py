@@ -16,12 +16,14 @@ import numpy as np
 from cachetools import LRUCache
 
 from gemma4_gguf.engine import library
+from gemma4_gguf.engine.member_names import MemberNames
 from gemma4_gguf.engine.model import Model
 from gemma4_gguf.engine.sampler import Sampler
 from gemma4_gguf.errors import EngineError, GrammarError
 from gemma4_gguf.grammars.grammar import Grammar
 from gemma4_gguf.grammars.lark_writer import to_lark
-from gemma4_gguf.special_tokens import MARKER_TEXT, Markers
+from gemma4_gguf.grammars.notation import JSON, TOOL_CALL
+from gemma4_gguf.special_tokens import MARKER_TEXT, QUOTE, Markers
 
 # llama_token_attr (llama.h): what llguidance must not take for text
 _UNKNOWN, _UNUSED, _CONTROL, _USER_DEFINED = 1, 2, 8, 16
@@ -169,7 +171,18 @@ class Guide:
         self._may_call = self._calls is not None and markers.call_open is not None
         self._free = start == "at_call"
         self._written: list[int] = []
+        self._names = self._reader(grammar)
+        self._calls_names = None if calls is None else self._reader(calls)
+        self._at_call_names = None if self._names is None else self._names.copy()
         self._bits = np.zeros((table.n_vocab + 31) // 32, dtype=np.int32)
+
+    def _reader(self, grammar: Grammar) -> MemberNames | None:
+        """What reads the names of members along; None for a grammar of whose notation nothing is known."""
+        if grammar.base is JSON.base.rules:
+            return MemberNames(in_call=False)
+        if grammar.base is TOOL_CALL.base.rules and QUOTE in self._table.markers:
+            return MemberNames(in_call=True)
+        return None
 
     @property
     def complete(self) -> bool:
@@ -235,6 +248,30 @@ class Guide:
             raise GrammarError("the grammar is at a dead end: no token of this vocabulary goes on with it")
         return allowed
 
+    def doubles(self, token: int) -> bool:
+        """Whether a token that the mask allows would end the name of a member that its object has already.
+
+        Args:
+            token: its id.
+        """
+        if self._names is None or self._in_thought or self._free or self._is_marker(token):
+            return False
+        data = self._table.tokenizer.decode_bytes([token])
+        ends = b":" if self._names.in_call else b'"'
+        return ends in data and not self._names.copy().feed(data)
+
+    def _is_marker(self, token: int) -> bool:
+        return token in self._table.markers.values() or token in self._table.ends
+
+    def _read_names(self, token: int) -> None:
+        """Reads the names of members along."""
+        if self._names is None:
+            return
+        if token == self._table.markers.get(QUOTE) and self._names.in_call:
+            self._names.quote()
+        elif not self._is_marker(token):
+            self._names.feed(self._table.tokenizer.decode_bytes([token]))
+
     def commit(self, token: int) -> None:
         """Takes the token that was drawn.
 
@@ -251,12 +288,13 @@ class Guide:
             self._free = token != markers.call_open
             if not self._free:
                 self._matcher.reset()
+                self._names = None if self._at_call_names is None else self._at_call_names.copy()
                 self._consume(token)
         elif self._may_think and token == markers.channel_open:
             self._in_thought, self._may_think = True, False
         else:
             if self._may_call and token == markers.call_open:
-                self._matcher = self._calls
+                self._matcher, self._names = self._calls, self._calls_names
             self._may_think = self._may_call = False
             self._consume(token)
             if self._start == "at_call" and token == markers.call_close:
@@ -268,6 +306,7 @@ class Guide:
             raise GrammarError(f"token {token} does not fit the grammar")
         if token not in self._table.ends:
             self._written.append(token)
+        self._read_names(token)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -314,7 +353,14 @@ class GuidedSampler:
             GrammarError: none does.
         """
         mask = self.guide.mask()
-        token = self._sampler.draw(context, row) if mask is None else self._among(mask, context, row)
+        if mask is None:
+            token = self._sampler.draw(context, row)
+        else:
+            token = self._among(mask, context, row)
+            while self.guide.doubles(token) and np.count_nonzero(mask) > 1:
+                mask[token] = False
+                token = self._among(mask, context, row)
+            self._lib.llama_sampler_accept(self._sampler.handle, token)
         self.guide.commit(token)
         return token
 
@@ -337,7 +383,6 @@ class GuidedSampler:
         token = int(candidates["id"][array.selected])
         if not mask[token]:
             raise GrammarError("no token that fits the grammar has a finite score")
-        lib.llama_sampler_accept(self._sampler.handle, token)
         return token
 
 
