@@ -257,7 +257,8 @@ class Projector:
             if self.handle is None:
                 raise EngineError("The projector is closed. Open the session again.")
             with library.complaints() as said:
-                chunk = self._only_media_chunk(bitmap, chunks, kind, said)
+                # Not on this thread either: it logs, and a callback would lose a Ctrl-C.
+                chunk = compute(lambda: self._only_media_chunk(bitmap, chunks, kind, said), self._fixes.stop)
                 found = lib.mtmd_input_chunk_get_n_tokens(chunk)
                 if found != n_tokens:
                     raise EngineError(
