@@ -280,12 +280,12 @@ def test_what_llama_cpp_cannot_load_is_freed_and_quoted(
     converted: Callable[..., Files], open_projector: Open, tmp_path: Path
 ) -> None:
     """A key that only llama.cpp asks for: the checks pass, loading fails, and nothing stays behind."""
-    source = converted("e2b")["projector"]
-    path = rewrite(source, tmp_path / "a.gguf", keys={"clip.vision.image_size": None})
+    source = converted("12b")["projector"]
+    path = rewrite(source, tmp_path / "a.gguf", keys={"clip.audio.attention.head_count": None})
     before = resident_mb()
     for _ in range(20):
-        with pytest.raises(EngineError, match=r"image_size"):
-            open_projector("e2b", path)
+        with pytest.raises(EngineError, match=r"head_count"):
+            open_projector("12b", path)
     assert resident_mb() - before < 20
 
 
