@@ -43,6 +43,7 @@ class Expander:
         self.difference = Difference(self)
         self._known: dict[tuple[str, bool], _Alternatives] = {}
         self._chain: list[tuple[str, bool]] = []
+        self._evaluated: bool | None = None
 
     def expand(self, subschema: Subschema, *, over: bool = False) -> _Alternatives:
         """A schema as alternatives.
@@ -144,7 +145,8 @@ class Expander:
     def _without(self, found: _Alternatives, other: Subschema, over: bool) -> _Alternatives:
         """Values that do not satisfy a schema; taken as wide as may be, all of them."""
         inner = other.schema
-        if isinstance(inner, Mapping) and set(inner) == {"not"}:  # twice turned around is as it was
+        if isinstance(inner, Mapping) and set(inner) == {"not"} and not self._asks_what_is_evaluated():
+            # Twice turned around is as it was, but for what it looks after.
             again = Subschema(inner["not"], f"{other.pointer}/not")
             return intersect(found, self.expand(again, over=over), other.pointer)
         if over or not found:
@@ -156,6 +158,19 @@ class Expander:
         if not left:
             raise SchemaError("not cannot be expressed as a grammar here", pointer=other.pointer)
         return left
+
+    def _asks_what_is_evaluated(self) -> bool:
+        """Whether unevaluatedProperties or unevaluatedItems is anywhere in the document."""
+        if self._evaluated is None:
+            self._evaluated, left = False, [self.references.root]
+            while left and not self._evaluated:
+                part = left.pop()
+                if isinstance(part, Mapping):
+                    self._evaluated = any(str(word).startswith("unevaluated") for word in part)
+                    left += part.values()
+                elif isinstance(part, list):
+                    left += part
+        return self._evaluated
 
     def _conditional(self, found: _Alternatives, subschema: Subschema, over: bool) -> _Alternatives:
         """if, then and else: the values of "then" that satisfy "if", and those of "else" that do not."""
@@ -265,8 +280,9 @@ def _close_members(alternative: Alternative, other: Subschema | None, pointer: s
 
 def _close_items(alternative: Alternative, other: Subschema | None, pointer: str) -> Alternative:
     items = alternative.items
-    if items.contains:
-        raise SchemaError("unevaluatedItems beside contains", pointer=pointer)
+    if items.contains or items.negated:
+        word = "contains" if items.contains else "not"
+        raise SchemaError(f"unevaluatedItems beside {word} cannot be expressed", pointer=pointer)
     if items.rest != ():
         return alternative
     anything = tuple((Subschema(True, ""),) for _ in items.first)

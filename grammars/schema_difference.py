@@ -363,7 +363,7 @@ def _other_arrays(a: Alternative, b: Items) -> Iterator[Alternative]:
                 places = [subschemas or () for subschemas in there]
                 places[place] = (*places[place], other)
                 least = max(items.least, place + 1)
-                yield replace(a, items=replace(items, first=tuple(places), least=least))
+                yield replace(a, items=replace(items, first=tuple(places), least=least, negated=True))
     if b.rest is None:
         yield replace(a, items=replace(items, least=max(items.least, len(b.first) + 1)))
     elif not b.first:

@@ -38,6 +38,7 @@ class Items:
         most: number of elements at most; None for no limit.
         unique: all elements differ.
         contains: (schema, how many elements at least satisfy it, how many at most; None for no limit).
+        negated: some of `first` stand under a "not", which does not count for unevaluatedItems.
     """
 
     first: tuple[tuple[Subschema, ...], ...] = ()
@@ -46,6 +47,7 @@ class Items:
     most: int | None = None
     unique: bool = False
     contains: tuple[tuple[Subschema, int, int | None], ...] = ()
+    negated: bool = False
 
     def schemas_at(self, place: int) -> tuple[Subschema, ...] | None:
         """Schemas of the element at a place from 0 on; None if there can be none."""
@@ -220,8 +222,15 @@ def _intersect_items(a: Items, b: Items) -> Items:
     contains = {
         (one.pointer, least, high): (one, least, high) for one, least, high in a.contains + b.contains
     }
-    unique = a.unique or b.unique
-    return Items(tuple(first), rest, max(a.least, b.least), most, unique, tuple(contains.values()))
+    return Items(
+        tuple(first),
+        rest,
+        max(a.least, b.least),
+        most,
+        a.unique or b.unique,
+        tuple(contains.values()),
+        a.negated or b.negated,
+    )
 
 
 def _intersect_members(a: Members, b: Members) -> Members:
