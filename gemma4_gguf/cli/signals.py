@@ -57,7 +57,8 @@ class Interrupts:
     def lost(self) -> None:
         """What was raised got lost, as in a callback of C, where nothing passes it on: raises it again."""
         number, self.number = self.number or SIGINT, 0
-        timer = threading.Timer(AGAIN_S, signal.raise_signal, (number,))
+        again = (os.kill, (os.getpid(), number)) if os.name != "nt" else (signal.raise_signal, (number,))
+        timer = threading.Timer(AGAIN_S, *again)  # sent to the process, it wakes a main thread that waits
         timer.daemon = True
         timer.start()
 
@@ -131,6 +132,8 @@ def end_process(number: int, frame: FrameType | None) -> None:
         frame: where it was at.
     """
     try:
+        if os.isatty(2):
+            os.write(2, b"\033[?25h")  # a bar may have hidden the cursor
         os.write(2, f"\n{farewell(number)}\n".encode())
     except OSError:
         pass

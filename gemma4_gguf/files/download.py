@@ -12,9 +12,8 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
@@ -27,6 +26,7 @@ CHUNK_BYTES = 1 << 20
 N_WORKERS = 4
 N_TRIES = 5  # in a row without one new byte
 TIMEOUT_S = 30.0
+PATIENCE_S = 1.0  # that threads get to stop, once one of them has failed or somebody pressed Ctrl-C
 _ENDPOINT = re.compile(r"https?://([^\s/@]+@)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?")
 _TOKEN = re.compile(r"[!-~]{1,1000}")
 
@@ -245,15 +245,15 @@ def _list_cached(repo: Repo) -> Listing | None:
 
 def _download_all(repo: Repo, commit: str, files: list[RemoteFile], tally: _Tally) -> None:
     stop = threading.Event()
-    with ThreadPoolExecutor(N_WORKERS) as pool:
-        jobs = [pool.submit(_download, repo, commit, file, tally, stop) for file in files]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:  # Ctrl-C too: the other threads stop at their next piece
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(N_WORKERS)
+    jobs = [pool.submit(_download, repo, commit, file, tally, stop) for file in files]
+    try:
+        for job in jobs:
+            job.result()
+    finally:  # after Ctrl-C, too: the threads stop at their next piece, which a stalled one may never get
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(jobs, timeout=PATIENCE_S)
 
 
 def _download(repo: Repo, commit: str, file: RemoteFile, tally: _Tally, stop: threading.Event) -> None:
@@ -299,7 +299,8 @@ def _complete(repo: Repo, commit: str, file: RemoteFile, tally: _Tally, stop: th
             if tries >= N_TRIES or (400 <= status < 500 and status not in (408, 429)):
                 with _translated(repo):
                     raise
-            time.sleep(min(0.1 * 3**tries, 10.0))
+            if stop.wait(min(0.1 * 3**tries, 10.0)):
+                return
 
 
 def receive(repo: Repo, commit: str, file: RemoteFile) -> Iterator[int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -284,6 +287,30 @@ def test_pull_and_ask_by_hub_id(
     assert "purple circle" in capsys.readouterr().out and hub.sent_bytes == sent
     assert main(["pull", "org/nano-GGUF:Q8_0"]) == 4
     assert "no Q8_0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["pull", "org/nano"], ["convert", "org/nano", "-o", "out"], ["ask", "org/nano", "hi"]]
+)
+def test_a_download_that_stalls_can_be_interrupted(
+    hub: Hub,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = {"config.json": b"{}", "model.safetensors": bytes(3_000_000)}
+    hub.repos["org/nano"] = {"m.gguf": bytes(3_000_000)} if command[0] == "ask" else weights
+    monkeypatch.chdir(tmp_path)
+    hub.pause_after = 500_000
+
+    def interrupt() -> None:
+        hub.paused.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert main(command) == 130  # while the hub still says nothing
+    assert not hub.go_on.is_set() and capsys.readouterr().err.endswith("Interrupted.\n")
 
 
 def test_pull_of_a_checkpoint_prints_its_directory(
