@@ -66,6 +66,14 @@ RETOLD: dict[str, tuple[dict[str, str], str]] = {
         },
         r".*Lisbon: 12 C, rain\.\n",
     ),
+    "AsyncSession(": (
+        {
+            "What is rye?": "Hello!",
+            "And what is spelt?": "My name is Anna.",
+            "Which is older?": "What is my name?",
+        },
+        r"Your name is Anna\.",
+    ),
     "session.transcribe(": (
         {', language="de", translate_to="en"': ""},
         r"3 5 stop\n0\.\d s: 3 5 stop\n",
@@ -170,7 +178,8 @@ COMMANDS: dict[str, tuple[dict[str, str], str]] = {
     "Who is speaking": ({"Who is speaking, and in what mood?": "What is said?"}, r"3 5 stop\n"),
     " describe ": ({}, r"The orange triangle moves to the left\. The voice says stop\.\n"),
 }
-ELSEWHERE = ("convert google/", " demo", " doctor", " devices")  # test_hub, test_demo, test_doctor, test_cli
+# In test_hub, test_demo, test_doctor, test_cli and test_models.
+ELSEWHERE = ("convert google/", " demo", " doctor", " devices", " pull ", " config model ")
 
 
 def command(part: str) -> str:

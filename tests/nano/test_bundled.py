@@ -142,7 +142,7 @@ def test_demo_without_a_place_to_write(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "file").write_text("")
     for where in (tmp_path / "file", tmp_path / "file" / "x"):
         assert main(["demo", "--keep", str(where)]) == 5
-        assert f"{where} cannot be written" in capsys.readouterr().err
+        assert f"nothing can be written into {where}" in capsys.readouterr().err
 
 
 def test_demo_without_a_temporary_directory(
