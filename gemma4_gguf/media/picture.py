@@ -303,7 +303,7 @@ def _from_deep_grey(picture: PILImage.Image) -> PILImage.Image:
     if picture.mode == "F":
         full = 1.0 if highest <= 1.0 else 255.0 if highest <= 255.0 else 65535.0
     else:
-        full = max(65535.0, highest)
+        full = 255.0 if highest <= 255.0 else max(65535.0, highest)
 
     def convert(strip: PILImage.Image) -> PILImage.Image:
         shares = np.clip(values_of(strip) / full, 0.0, 1.0)

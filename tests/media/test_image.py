@@ -90,6 +90,16 @@ def test_grey_is_scaled_as_colours_are(mode: str) -> None:
     assert read_image(given).mode == "RGB"
 
 
+@pytest.mark.parametrize("mode", ["I", "F"])
+@pytest.mark.parametrize("factor", [1, 257], ids=["8 bits", "16 bits"])
+def test_deep_grey_shows_what_was_put_into_it(mode: str, factor: int) -> None:
+    """Also where it holds no more than a byte, as `convert` makes it."""
+    shades = picture(310, 220)[..., 0]
+    given = Image.fromarray(shades.astype(np.int32 if mode == "I" else np.float32) * factor)
+    assert given.mode == mode
+    np.testing.assert_array_equal(np.asarray(read_image(given))[..., 0], shades)
+
+
 def test_a_picture_of_the_right_size_is_left_alone() -> None:
     pixels = picture(480, 336)
     np.testing.assert_array_equal(prepare_image(pixels, 70).pixels, pixels)
