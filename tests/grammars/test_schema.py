@@ -93,8 +93,16 @@ def test_ranges_of_numbers(kind, limits, data):
     assert all(valid(schema, json.loads(writer.text())) for _ in range(5))
 
 
-@pytest.mark.parametrize("kind", ["integer", "number"])
-@pytest.mark.parametrize("bound", [1e300, -1e300, 1.7976931348623157e308, -(10**40) - 7, 1e-300])
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        ("integer", 1e300),
+        ("integer", -(10**40) - 7),
+        ("number", -1e300),
+        ("number", 1.7976931348623157e308),
+        ("number", 1e-300),
+    ],
+)
 def test_bounds_of_many_digits(kind, bound):
     """Outside hypothesis, which raises Python's recursion limit: these were as deep as they are long."""
     beside = [math.nextafter(float(bound), end) for end in (math.inf, -math.inf)]
