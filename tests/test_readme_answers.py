@@ -72,7 +72,7 @@ RETOLD: dict[str, tuple[dict[str, str], str]] = {
             "And what is spelt?": "My name is Anna.",
             "Which is older?": "What is my name?",
         },
-        r"Your name is Anna\.",
+        r"Hello!.*\n.*Anna.*\nYour name is Anna\.",
     ),
     "session.transcribe(": (
         {', language="de", translate_to="en"': ""},

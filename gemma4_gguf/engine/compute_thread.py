@@ -15,13 +15,13 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
+from gemma4_gguf.engine.library import libc
 from gemma4_gguf.engine.openmp import WaitPolicy
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Interrupt:
 
     def __init__(self, lib: Any, handle: Any) -> None:
         self._flag = ctypes.create_string_buffer(2)
-        strlen = ctypes.cast(_libc().strlen, ctypes.c_void_p).value
+        strlen = ctypes.cast(libc().strlen, ctypes.c_void_p).value
         callback = lib.ggml_abort_callback(strlen)
         lib.llama_set_abort_callback(handle, callback, ctypes.cast(self._flag, ctypes.c_void_p))
 
@@ -222,7 +222,3 @@ class Interrupt:
     def go_on(self) -> None:
         """Takes `stop` back."""
         self._flag[0] = b"\0"
-
-
-def _libc() -> Any:
-    return ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)

@@ -83,7 +83,6 @@ class Context:
         self.reuse = self._make_reuse(options)
         self._batch = Batch(lib, self.n_batch, self.n_seq)
         self._single = Batch(lib, 1, self.n_seq)
-        self.interrupt = Interrupt(lib, handle)
         model.lifetime.on_stop(self.interrupt.stop)
         if options.n_ctx > model.facts.n_ctx_train:
             _log.warning(
@@ -104,6 +103,7 @@ class Context:
                 self._handle = handle
                 self._finalizer = weakref.finalize(self, self._lib.llama_free, handle)
                 self.model.lifetime.on_close(self._finalizer)
+                self.interrupt = Interrupt(self._lib, handle)
             return handle
 
         return aside(make, stop=lambda: None)

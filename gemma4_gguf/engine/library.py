@@ -14,6 +14,7 @@ import logging
 import mmap
 import os
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -226,6 +227,32 @@ def complaints() -> Iterator[deque[str]]:
     _sink.complaints.clear()
     yield _sink.complaints
     _sink.raise_interrupt()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Lets log lines go nowhere inside the block, in which something is freed.
+
+    A Ctrl-C would be lost in a callback of Python that C calls, before its first line. libc's abs takes a log
+    line as well as any function, and does nothing.
+    """
+    nothing = ctypes.cast(libc().abs, type(_log_callback()))
+    try:
+        _set_log(nothing)
+        yield
+    finally:
+        _set_log(_log_callback())
+
+
+def _set_log(callback: Any) -> None:
+    llama().llama_log_set(callback, None)
+    if mtmd.cache_info().currsize:
+        mtmd().mtmd_helper_log_set(callback, None)
+
+
+def libc() -> Any:
+    """The C library of this process."""
+    return ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
 
 
 def quote(lines: deque[str]) -> str:

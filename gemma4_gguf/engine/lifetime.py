@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
+from gemma4_gguf.engine.library import unheard
 from gemma4_gguf.errors import EngineError
 
 _CLOSED = "The session is closed. Open it again."
@@ -126,9 +127,18 @@ class Lifetime:
             free.detach()
 
     def _free(self) -> None:
-        while self._frees:
-            self._frees.pop()()
+        """Frees all of it, also when Ctrl-C comes meanwhile, which is raised after that."""
+        interrupt: KeyboardInterrupt | None = None
+        with unheard():
+            while self._frees:
+                free = self._frees.pop()
+                try:
+                    free()
+                except KeyboardInterrupt as late:
+                    interrupt = late
         _living.discard(self)
+        if interrupt is not None:
+            raise interrupt
 
 
 class LifetimeLock:
