@@ -46,6 +46,7 @@ class Shared(NamedTuple):
     words: dict[str, str]
     environment: dict[str, str]
     start_s: float
+    server: ExitStack
 
 
 def prepare(folder: Path) -> Shared:
@@ -57,7 +58,8 @@ def prepare(folder: Path) -> Shared:
     files = convert(folder / "nano")
     wide = convert_checkpoint(NANO, folder / "wide", "BF16", None).model
     hub = Hub({"org/nano-GGUF": {path.name: path.read_bytes() for path in (files.model, files.projector)}})
-    server = ExitStack().enter_context(serve(hub))
+    stack = ExitStack()  # whoever drops it closes the server
+    server = stack.enter_context(serve(hub))
     words = {
         "MODEL": str(files.model),
         "BF16": str(wide),
@@ -68,7 +70,7 @@ def prepare(folder: Path) -> Shared:
     offline = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.endpoint, "OMP_WAIT_POLICY": "passive"}
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", "import re, signal"], check=True)
-    return Shared(words, {**os.environ, **offline}, 3 * (time.monotonic() - start))
+    return Shared(words, {**os.environ, **offline}, 3 * (time.monotonic() - start), stack)
 
 
 def attempt(case: int, shared: Shared, folder: Path) -> str:

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from grammars.test_session_grammars import KEYWORDS
+from keyword_schemas import KEYWORDS
 from llama_judge import LlamaJudge, LlamaVocab
 
 from gemma4_gguf import Session, grammars
