@@ -10,8 +10,10 @@ repeated, and long counts are cut into rules. Reference: llama.cpp's grammars/RE
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gemma4_gguf.errors import GrammarError
@@ -21,6 +23,22 @@ MAX_REPEAT = 1000  # half of llama.cpp's limit
 MAX_COUNT = 100_000
 # Quantifiers that GBNF, Lark and regular expressions have in common.
 QUANTIFIERS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pauses Python's collector of cycles while a grammar is made, or as a decorator of what makes one.
+
+    A grammar is thousands of small objects without cycles, all of them in use, which it would look through
+    again and again: a tenth of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

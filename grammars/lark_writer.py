@@ -39,6 +39,7 @@ from gemma4_gguf.grammars.grammar import (
     map_children,
     references,
     seq,
+    uncollected,
 )
 from gemma4_gguf.grammars.regex_writer import RegexWriter, show_counts
 from gemma4_gguf.grammars.writing import Syntax, write_node
@@ -54,6 +55,7 @@ _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"]+|"')
 _ALL = re.compile(r"(?s).+")
 
 
+@uncollected()
 def to_lark(grammar: Grammar, markers: Mapping[str, int] | None = None) -> str:
     """Write a grammar for llguidance.
 

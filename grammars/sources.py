@@ -8,7 +8,7 @@ from typing import Any
 from gemma4_gguf.errors import SchemaError, ToolError
 from gemma4_gguf.grammars.automata import is_empty
 from gemma4_gguf.grammars.gbnf_writer import to_gbnf
-from gemma4_gguf.grammars.grammar import Grammar, Meet, Node, Ref, Repeat, Text, either, seq
+from gemma4_gguf.grammars.grammar import Grammar, Meet, Node, Ref, Repeat, Text, either, seq, uncollected
 from gemma4_gguf.grammars.notation import JSON, TOOL_CALL
 from gemma4_gguf.grammars.regex import parse_pattern
 from gemma4_gguf.grammars.schema_compiler import Compiler
@@ -65,6 +65,7 @@ def from_tools(tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> 
     return to_gbnf(tools_grammar(tools, parallel=parallel, meets=False))
 
 
+@uncollected()
 def schema_grammar(
     json_schema: Mapping[str, Any] | bool, *, meets: bool = True, longest_text: int | None = None
 ) -> Grammar:
@@ -123,6 +124,7 @@ def pattern_grammar(pattern: str) -> Grammar:
     return Grammar({"root": parsed.node if alone else Meet(within, parsed.outside)}, meets=True)
 
 
+@uncollected()
 def tools_grammar(
     tools: Sequence[Mapping[str, Any]], *, parallel: bool = True, meets: bool = True
 ) -> Grammar:

@@ -6,6 +6,7 @@ import base64
 import datetime
 import decimal
 import enum
+import gc
 import ipaddress
 import json
 import math
@@ -389,3 +390,15 @@ def test_order_and_text_are_stable():
     assert grammars.from_schema({"type": "object", "properties": {"a": {"type": "integer"}}}).startswith(
         'root ::= "{" ws "}" | "{" ws "\\"a\\":" ws integer ws "}"\n'
     )
+
+
+def test_the_collector_of_cycles_is_left_as_it_was():
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            grammars.from_schema({"type": "integer"})
+            with pytest.raises(SchemaError):
+                grammars.from_schema({"type": "nothing"})
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()
