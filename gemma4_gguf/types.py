@@ -245,3 +245,19 @@ class Chunk:
     text: str = ""
     tool_call: ToolCall | None = None
     reply: Reply | None = None
+
+
+def holds(value: Any) -> bool:
+    """Whether a value says anything.
+
+    Args:
+        value: of any type.
+
+    Returns:
+        False for None, False and what is empty.
+    """
+    return not (
+        value is None
+        or value is False
+        or (isinstance(value, (str, bytes, list, tuple, Mapping)) and not value)
+    )

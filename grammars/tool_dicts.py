@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gemma4_gguf.errors import ToolError
+from gemma4_gguf.types import holds
 
 # Where a schema holds schemas: one, a list of them, or one under each name.
 _ONE: tuple[str, ...] = (
@@ -159,8 +160,7 @@ def _arguments(function: Mapping[str, Any], where: str) -> dict[str, Any] | None
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: set[str], where: str) -> None:
-    empty: tuple[Any, ...] = (None, [], {}, "")
-    unknown = [key for key, value in given.items() if key not in known | _IGNORED and value not in empty]
+    unknown = [key for key, value in given.items() if key not in known | _IGNORED and holds(value)]
     if unknown:
         raise ToolError(
             f"{where} has {', '.join(map(repr, unknown))}, which is not known here and would be lost; "

@@ -32,9 +32,8 @@ IMAGE_ATTENTION_KEY = "general.gemma4.image_attention"
 
 _TOKENIZER = "gemma4"  # another one splits text wrongly
 _MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-_MAX_WINDOW = (
-    2**20
-)  # times the sequences of a context it stays within 32 bits; published ones have 512 or 1024
+# Times the sequences of a context it stays within 32 bits; published ones have 512 or 1024.
+_MAX_WINDOW = 2**20
 _ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED_TYPE, _BYTE_TYPE = 2, 3, 4, 5, 6  # enum llama_token_type
 _UNUSED = re.compile(r"<unused\d+>")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gemma4_gguf.errors import MessageError
+from gemma4_gguf.types import holds
 
 # What programs keep beside the words: numbers of requests, counts, times, signatures of a provider.
 _METADATA = frozenset(
@@ -89,22 +90,6 @@ def _same(one: Any, other: Any) -> bool:
         return type(one) is type(other) and bool(one == other)
     except ValueError:  # arrays
         return False
-
-
-def holds(value: Any) -> bool:
-    """Whether a value says anything.
-
-    Args:
-        value: of any type.
-
-    Returns:
-        False for None, False and what is empty.
-    """
-    return not (
-        value is None
-        or value is False
-        or (isinstance(value, (str, bytes, list, tuple, Mapping)) and not value)
-    )
 
 
 def shown(value: Any) -> str:

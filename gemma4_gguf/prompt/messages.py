@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from gemma4_gguf.errors import MessageError
-from gemma4_gguf.prompt.fields import Fields, holds, shown
+from gemma4_gguf.prompt.fields import Fields, shown
 from gemma4_gguf.prompt.parts import (
     KNOWN_TYPES,
     Content,
@@ -30,7 +30,7 @@ from gemma4_gguf.prompt.parts import (
     read_texts,
 )
 from gemma4_gguf.prompt.sources import MAX_PATH, from_base64, is_file
-from gemma4_gguf.types import Media, ToolCall, modality_of
+from gemma4_gguf.types import Media, ToolCall, holds, modality_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_DEPTH = 100  # of the arguments of a call

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.kinds import kind_of_file, what_else_of_file
 from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes
-from gemma4_gguf.prompt.fields import Fields, holds, shown
+from gemma4_gguf.prompt.fields import Fields, shown
 from gemma4_gguf.prompt.sources import MAX_PATH, from_address, from_base64, is_file
-from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, Modality, modality_of
+from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, Modality, holds, modality_of
 
 DETAIL_TOKENS: dict[str, ImageTokens | None] = {"low": 70, "high": 1120, "auto": None, "original": "auto"}
 

@@ -13,7 +13,7 @@ from typing import Any
 import heif
 import numpy as np
 from clips import clip
-from media_samples import picture, sweep, wav
+from media_samples import PICTURE_FORMATS, picture, sweep, wav
 from PIL import Image
 from sounds import encoded
 
@@ -59,23 +59,9 @@ def prepare(folder: Path) -> dict[str, tuple[bytes, str]]:
     """Whole files by name, each with its kind."""
     whole: dict[str, tuple[bytes, str]] = {}
     scene = Image.fromarray(picture(90, 60))
-    for form in (
-        "PNG",
-        "JPEG",
-        "GIF",
-        "WEBP",
-        "BMP",
-        "TIFF",
-        "ICO",
-        "TGA",
-        "JPEG2000",
-        "PPM",
-        "PCX",
-        "PSD",
-        "DDS",
-    ):
-        if form in Image.SAVE or form == "PSD":
-            whole[form] = (_psd() if form == "PSD" else _saved(scene, form), "image")
+    for form in (*PICTURE_FORMATS, "TGA", "JPEG2000"):
+        whole[form] = (_saved(scene, form), "image")
+    whole["PSD"] = (_psd(), "image")
     deep = Image.fromarray(picture(90, 60)[..., 0].astype(np.uint16) * 257)
     for mode in ("1", "L", "LA", "P", "RGBA", "I;16", "CMYK"):
         turned = deep if mode == "I;16" else scene.convert(mode)

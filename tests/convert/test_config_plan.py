@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,17 @@ def test_what_cannot_be_planned_is_refused() -> None:
     del config["text_config"]["num_hidden_layers"]
     with pytest.raises(ConfigError, match="num_hidden_layers"):
         estimate_model(config)
+
+
+ROW = re.compile(r"^\| \d+ GB \| (\S+?)(?:: .*?)? \| ([\d.]+) GB \|$", re.M)
+
+
+def test_the_readme_says_how_large_the_files_are() -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    said = {member: float(size) for member, size in ROW.findall(text)}
+    sizes = {member: estimate_model(config_of(f"gemma-4-{member}-it")).n_bytes for member in said}
+    assert said == {member: round(n_bytes / 1e9, 1) for member, n_bytes in sizes.items()}
+    assert set(said) == {"E2B", "E4B", "12B", "26B-A4B", "31B"}
+    projectors = [estimate_projector(config_of(f"gemma-4-{member}-it")) for member in said]
+    (most,) = re.findall(r"A projector adds up to ([\d.]+) GB", text)
+    assert float(most) == round(max(found.n_bytes for found in projectors if found) / 1e9, 1)

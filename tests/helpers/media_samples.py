@@ -8,6 +8,22 @@ import wave
 import numpy as np
 
 SAMPLE_RATE_HZ = 16_000
+# Names under which Pillow writes a picture as it is.
+PICTURE_FORMATS = [
+    "PNG",
+    "JPEG",
+    "GIF",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "ICO",
+    "PPM",
+    "PCX",
+    "SGI",
+    "QOI",
+    "DDS",
+    "ICNS",
+]
 
 
 def picture(width: int, height: int) -> np.ndarray:

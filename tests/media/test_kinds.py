@@ -12,7 +12,7 @@ import heif
 import numpy as np
 import pytest
 from clips import clip
-from media_samples import sweep, wav
+from media_samples import PICTURE_FORMATS, sweep, wav
 from PIL import Image as PILImage
 from PIL import features
 from sounds import encoded
@@ -62,21 +62,7 @@ def rebranded(content: bytes, brand: bytes) -> bytes:
 PICTURES: dict[str, Callable[[], bytes]] = {
     **{
         kind: lambda kind=kind: saved(kind)  # type: ignore[misc]
-        for kind in (
-            "PNG",
-            "JPEG",
-            "GIF",
-            "WEBP",
-            "BMP",
-            "TIFF",
-            "ICO",
-            "PPM",
-            "PCX",
-            "SGI",
-            "QOI",
-            "DDS",
-            "ICNS",
-        )
+        for kind in PICTURE_FORMATS
     },
     "JPEG 2000": lambda: saved("JPEG2000"),
     "JPEG 2000, bare": lambda: saved("JPEG2000", no_jp2=True),

@@ -26,6 +26,8 @@ from gemma4_gguf.grammars import load
 TRUTH: dict[str, list[dict[str, Any]]] = json.loads((SAMPLES / "truth.json").read_text("utf-8"))
 EXACT: dict[str, Any] = {"temperature": 0, "max_tokens": 200}
 N_SAMPLES = 12
+N_SLOW = 6  # of tasks that take most of the time; a wrong stack answers none of them
+SLOW = ("detect_280", "read_280", "clip", "clip_sound")
 SEED = 41
 #: Task -> what the model card's figures make all but certain on so few samples.
 LEAST: dict[str, dict[str, float]] = {
@@ -33,12 +35,12 @@ LEAST: dict[str, dict[str, float]] = {
     "detect_280": {"json": 1.0, "iou": 0.7, "recall": 0.8},
     "point": {"inside": 0.8},
     "read": {"exact": 0.75},
-    "read_280": {"exact": 0.75},
+    "read_280": {"exact": 0.6},
     "describe": {"exact": 0.7},
     "count": {"exact": 0.8},
     "transcribe": {"words": 0.9},
-    "clip": {"exact": 0.7},
-    "clip_sound": {"exact": 0.7},
+    "clip": {"exact": 0.6},
+    "clip_sound": {"exact": 0.6},
     "tool_words": {"exact": 0.8},
     "tool_result": {"exact": 0.8},
     "tool_picture": {"inside": 0.75},
@@ -63,7 +65,7 @@ def voices() -> Voices:
 
 @pytest.mark.parametrize("task", LEAST)
 def test_fresh_samples_of_a_task(task: str, wide: Session, voices: Voices, tmp_path: Path) -> None:
-    dialogues = evaluation_set(task, N_SAMPLES, SEED, voices)
+    dialogues = evaluation_set(task, N_SLOW if task in SLOW else N_SAMPLES, SEED, voices)
     figures = score(task, Through(wide, tmp_path).answers(dialogues), dialogues)
     assert {name: figures[name] for name, least in LEAST[task].items() if figures[name] < least} == {}
 

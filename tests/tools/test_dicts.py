@@ -320,3 +320,10 @@ def test_names_of_arguments_come_back_from_calls(name: str) -> None:
     reply = parse_reply(text, [tool])
     assert [call.arguments for call in reply.tool_calls] == [{name: 3, "in": {name: "a{b"}}]
     assert not reply.warnings and not reply.text
+
+
+@pytest.mark.parametrize("value", [None, False, "", [], {}])
+def test_a_key_that_says_nothing_loses_nothing(value: Any) -> None:
+    tool = {"name": "f", "input_schema": {"type": "object"}, "defer_loading": value}
+    (declared,) = as_tools([tool])
+    assert declared.name == "f"
