@@ -163,6 +163,8 @@ def parse_config(
     Raises:
         ConfigError: a missing or impossible value, another architecture, or a model llama.cpp cannot run.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{file} is {short(config)}; expected an object.")
     root = Section(config, file)
     architecture = _architecture(root)
     unified, assistant, text_only = ARCHITECTURES[architecture]

@@ -87,8 +87,7 @@ class Section:
         """An integer from `minimum` to `maximum`."""
         value = self.value(key)
         if type(value) is not int or not minimum <= value <= maximum:
-            up_to = "up" if maximum == 2**31 - 1 else f"to {maximum}"
-            raise self.error(key, f"an integer from {minimum} {up_to}")
+            raise self.error(key, f"an integer from {minimum} to {maximum:,}")
         return value
 
     def count(self, key: str) -> int:

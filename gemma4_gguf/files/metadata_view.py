@@ -282,4 +282,4 @@ class MetadataView:
 
 
 def _range(minimum: int, maximum: int) -> str:
-    return f"from {minimum} up" if maximum == _LARGEST else f"from {minimum} to {maximum}"
+    return f"from {minimum} to {maximum:,}"

@@ -18,8 +18,8 @@ from gemma4_gguf.errors import MessageError
 from gemma4_gguf.media.kinds import kind_of_file, what_else_of_file
 from gemma4_gguf.media.signatures import HEAD_BYTES, kind_of_bytes
 from gemma4_gguf.prompt.fields import Fields, shown
-from gemma4_gguf.prompt.sources import MAX_PATH, from_address, from_base64, is_file
-from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, Modality, holds, modality_of
+from gemma4_gguf.prompt.sources import file_named_by, from_address, from_base64
+from gemma4_gguf.types import MODALITIES, Image, ImageTokens, Media, holds, modality_of
 
 DETAIL_TOKENS: dict[str, ImageTokens | None] = {"low": 70, "high": 1120, "auto": None, "original": "auto"}
 
@@ -108,13 +108,7 @@ def loose_part(part: Any, where: str) -> dict[str, Any]:
         MessageError: it is of no known kind, or a text that is the name of a picture, a sound or a clip.
     """
     if isinstance(part, str):
-        named = _named_file(part)
-        if named is not None:
-            raise MessageError(
-                f"{where} is the text {part!r}, which is the name of a {named.noun}. Give Path({part!r}) to "
-                f"show it (--{named.kind} on the command line); Session.complete takes the name itself as "
-                '{"type": "text", "text": …}.'
-            )
+        _refuse_name(part, where)
         return {"type": "text", "text": part}
     if isinstance(part, os.PathLike):
         part = _guess(Path(part), where)
@@ -304,14 +298,19 @@ def _file_part(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     )
 
 
-def _named_file(text: str) -> Modality | None:
-    """What the file is whose name is this text; None for text that names no picture, sound or clip."""
-    if not 0 < len(text) <= MAX_PATH or "\n" in text or not is_file(Path(text)):
-        return None
+def _refuse_name(text: str, where: str) -> None:
+    """Raises MessageError for a text that is the name of a picture, a sound or a clip."""
+    path = file_named_by(text)
     try:
-        return modality_of(_guess(Path(text).expanduser(), ""))
-    except MessageError:
-        return None
+        named = None if path is None else modality_of(_guess(path, ""))
+    except MessageError:  # another kind of file
+        return
+    if named is not None:
+        raise MessageError(
+            f"{where} is the text {text!r}, which is the name of a {named.noun}. Give Path({str(path)!r}) to "
+            f"show it (--{named.kind} on the command line); Session.complete takes the name itself as "
+            '{"type": "text", "text": …}.'
+        )
 
 
 def _guess(path: Path, where: str) -> Media:

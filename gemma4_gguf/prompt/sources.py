@@ -109,6 +109,30 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def file_named_by(text: str) -> Path | None:
+    """The file whose name a text is, and nothing else.
+
+    Args:
+        text: maybe a path, bare, in quotation marks, with escaped spaces as terminals write what is dropped
+            on them, or a file: address.
+
+    Returns:
+        The path of a regular file; None for any other text.
+    """
+    name = text.strip()
+    if not name or len(name) > MAX_PATH or "\n" in name:
+        return None
+    if len(name) > 2 and name[0] == name[-1] and name[0] in "'\"`":
+        name = name[1:-1]
+    paths = [Path(name), Path(name.replace("\\ ", " "))]
+    if name[:5].lower() == "file:":
+        try:
+            paths = [_from_file_address(name, "")]
+        except MessageError:
+            return None
+    return next((path.expanduser() for path in paths if is_file(path)), None)
+
+
 def _from_data_address(address: str, where: str) -> bytes:
     header, comma, data = address.partition(",")
     if not comma:

@@ -173,7 +173,7 @@ REFUSED: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("e2b", lambda c: c.update(architectures=["Gemma3ForCausalLM"]), r"'Gemma3ForCausalLM'\. Only Gemma 4"),
     ("e2b", lambda c: c.update(architectures=None), r"for None\. Only Gemma 4"),
     ("e2b", lambda c: c.update(text_config=[]), r"text_config is \[\]; expected an object"),
-    ("e2b", text(hidden_size="256"), r"hidden_size is '256'; expected an integer from 1 up"),
+    ("e2b", text(hidden_size="256"), r"hidden_size is '256'; expected an integer from 1 to 2,147,483,647"),
     ("e2b", text(hidden_size=0), r"hidden_size is 0"),
     ("e2b", text(hidden_size=True), r"hidden_size is True"),
     ("e2b", text(rms_norm_eps=0), r"rms_norm_eps is 0; expected a positive number"),
@@ -227,3 +227,9 @@ def test_a_layout_that_llama_cpp_can_share_passes() -> None:
     config = member_config("e2b", overrides={"layer_types": [SLIDING, FULL, FULL, FULL, FULL, FULL]})
     config["text_config"]["per_layer_config"] = {str(layer): {"head_dim": 64} for layer in range(1, 6)}
     assert parse_config(config).text.n_kv_shared == 3
+
+
+@pytest.mark.parametrize("given", [None, [1], "config.json", 3])
+def test_what_is_no_object_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="expected an object"):
+        parse_config(given)

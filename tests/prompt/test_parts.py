@@ -229,14 +229,22 @@ def test_refusals_say_what_is_wrong(part: Any, match: str) -> None:
         part_of(part)
 
 
-@pytest.mark.parametrize("spelling", ["sign.png", "./sign.png", "absolute", "SIGN.PNG", "download"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *("sign.png", "./sign.png", "FOLDER/sign.png", "SIGN.PNG", "download", "~/sign.png", "my sign.png"),
+        *(" sign.png\n", "'sign.png'", '"FOLDER/sign.png" ', "my\\ sign.png"),
+        *("file://FOLDER/sign.png", "FILE:FOLDER/sign.png", "file://FOLDER/my%20sign.png"),
+    ],
+)
 def test_a_text_that_names_a_picture_is_refused_with_the_way_out(
     spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("sign.png", "SIGN.PNG", "download"):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("sign.png", "SIGN.PNG", "download", "my sign.png"):
         (tmp_path / name).write_bytes(PNG)
-    text = str(tmp_path / "sign.png") if spelling == "absolute" else spelling
+    text = spelling.replace("FOLDER", str(tmp_path))
     with pytest.raises(MessageError, match=r"name of a picture\. Give Path\('"):
         user_message([text, "What does it say?"])
     explicit = {"role": "user", "content": [{"type": "text", "text": text}]}
@@ -246,7 +254,19 @@ def test_a_text_that_names_a_picture_is_refused_with_the_way_out(
 
 @pytest.mark.parametrize(
     "text",
-    ["missing.png", "notes.txt", "folder.png", "a\0.png", "x" * 5000, "", "~nobody/x.png", "sign.png\n"],
+    [
+        "missing.png",
+        "notes.txt",
+        "folder.png",
+        "a\0.png",
+        "x" * 5000,
+        "",
+        "~nobody/x.png",
+        "sign.png?",
+        "'sign.png",
+        "''",
+        "file://far/sign.png",
+    ],
 )
 def test_other_texts_stay_texts(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
