@@ -35,9 +35,8 @@ _LOOK = 20_000  # what is charged between two looks at the clock
 _PRODUCTS = frozenset(
     ("expandtabs", "format", "format_map", "indent", "join", "replace", "translate", "wordwrap", "xmlattr")
 )
-_PRINTING = frozenset(
-    ("d", "default", "format", "format_map", "join", "replace", "tojson")
-)  # numbers are text
+# Filters in whose result numbers are text.
+_PRINTING = frozenset(("d", "default", "format", "format_map", "join", "replace", "tojson"))
 _WIDE = re.compile(r"\d{5}|\{[^{}]*\{|%[^a-zA-Z%]*\*")  # a width of 10,000 and more, or one out of a value
 
 

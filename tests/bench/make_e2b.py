@@ -70,6 +70,8 @@ def write_tokenizer(vocabulary: Path, out: Path) -> None:
     settings["extra_special_tokens"] = [tokens[i] for i in special if i > MASK]
     template = tokenizer["added_tokens"][0]
     tokenizer["added_tokens"] = [template | {"id": i, "content": tokens[i]} for i in special]
+    # As published. Tokens of the small vocabulary hold no second word, so that it may be cut at each.
+    tokenizer["pre_tokenizer"]["pattern"] = {"String": " "}
     tokenizer["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
     tokenizer["model"]["merges"] = [_pair(merge) for merge in metadata["tokenizer.ggml.merges"]]
     (out / "chat_template.jinja").write_text(load("small"), "utf-8")

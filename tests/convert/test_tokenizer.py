@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench import make_e2b
 
 from gemma4_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from gemma4_gguf.convert.plan import plan_model, plan_projector
@@ -221,6 +222,13 @@ def test_the_real_vocabulary(directory: Path) -> None:
     assert dict(vocabulary.special) == {"bos": 2, "eos": 1, "unk": 3, "pad": 0, "mask": 4}
     assert vocabulary.notes == ()
     assert {token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED} == VISIBLE
+
+
+@pytest.mark.skipif(not VOCAB, reason="GEMMA4_GGUF_VOCAB names no file")
+def test_the_tokenizer_of_the_full_size_checkpoint(directory: Path) -> None:
+    make_e2b.write_tokenizer(Path(VOCAB), directory)
+    vocabulary = read_vocabulary(open_checkpoint(directory), 262144)
+    assert len(vocabulary.tokens) == 262144 and vocabulary.notes == ()
 
 
 # Templates
